@@ -1,0 +1,70 @@
+"""python -m dl2pa VERB ...: everything but composing a config, which is launch.py's."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from dl2pa.errors import UserError, told
+
+USAGE = """\
+usage: python -m dl2pa VERB ...
+
+  run FOLDER                                   train a prepared run folder, or go on with it, from its frozen config
+  prototypes num_classes=C dimension=D kind=K  build prototypes, keep them, print how good they are
+  predict RUN IMAGE... [top=5]                 the likeliest classes of images, by a finished run
+  sync RUN... [project=P] [entity=E]           mirror finished or stopped runs to Weights & Biases
+
+RUN and FOLDER are run folders: RUNS_DIR/DATASET/NAME. python launch.py --help says how to train."""
+
+# verb: module and function, imported when asked for. mirror is started by runs, not by people.
+VERBS = {
+    "run": "dl2pa.__main__:run_folder",
+    "prototypes": "dl2pa.prototypes.command:main",
+    "predict": "dl2pa.predict:main",
+    "sync": "dl2pa.tracking:sync",
+    "mirror": "dl2pa.tracking:mirror",
+}
+
+
+def run_folder(arguments: Sequence[str]) -> None:
+    """Work one run folder off; what it says and leaves behind is what launch.py with its config would.
+
+    Raises:
+        UserError: not one folder, not a run folder, or its name is not the id of its config.
+    """
+    from dl2pa import identity
+    from dl2pa.folder import RunFolder
+
+    if len(arguments) != 1:
+        raise UserError("usage: python -m dl2pa run FOLDER")
+    folder = RunFolder.existing(arguments[0])
+    cfg = folder.config()
+    name = identity.run_name(cfg)
+    if RunFolder.of(cfg).path != folder.path:
+        raise UserError(
+            f"{folder.path}: its config.yaml is that of {cfg.dataset.name}/{name}; "
+            f"it was renamed, or edited after it was prepared"
+        )
+    from dl2pa.run import run
+
+    run(cfg)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what ``arguments`` say; the exit status: 0 done, 2 no such verb. A UserError is told, and exits with 1."""
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
+        print(USAGE)
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"python -m dl2pa {verb}: no such verb\n\n{USAGE}", file=sys.stderr)
+        return 2
+    module, name = VERBS[verb].split(":")
+    command: Callable[[Sequence[str]], None] = getattr(import_module(module), name)
+    with told():
+        command(rest)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""Bipartite matching of classes to prototypes (DL2PA, CVPR 2024)."""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+
+def match(score: np.ndarray, assignment: np.ndarray, seen: np.ndarray, hysteresis: float = 0.0) -> np.ndarray:
+    """Give every class a prototype of its own so that the summed score is the largest possible.
+
+    sigma = argmax over bijections of sum_c score[c, sigma(c)], solved exactly by the Hungarian method.
+
+    Args:
+        score: [C, C], how well prototype p (column) suits class c (row); only rows of seen classes are read.
+        assignment: [C], the prototype each class owns now.
+        seen: [C] bool. A class without any evidence keeps its prototype, and the others are matched to the rest.
+        hysteresis: the old assignment stands unless the mean score per seen class grows by more than this.
+
+    Returns:
+        [C], the prototype each class owns from now on: the old one where a score read is not finite.
+    """
+    classes = np.flatnonzero(seen)
+    prototypes = np.sort(assignment[classes])
+    choices = score[np.ix_(classes, prototypes)]
+    if not np.isfinite(choices).all():  # the network has diverged; the trainer says so at the end of the epoch
+        return assignment.copy()
+    _, chosen = linear_sum_assignment(choices, maximize=True)
+    matched = assignment.copy()
+    matched[classes] = prototypes[chosen]
+    gain = (score[classes, matched[classes]] - score[classes, assignment[classes]]).sum()
+    # A tie, or rounding, must not move classes: the network would have to learn the same thing again.
+    return matched if gain > max(hysteresis, 1e-7) * len(classes) else assignment.copy()

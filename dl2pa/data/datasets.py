@@ -1,0 +1,95 @@
+"""A data set by name, balanced or long-tailed, with an optional held-out part of its training images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dl2pa.data.fetch import Request
+from dl2pa.data.longtail import longtail_indices, shifted_labels, stratified_holdout
+from dl2pa.data.readers import READERS, Source
+from dl2pa.data.split import Split, concatenate
+from dl2pa.errors import UserError
+
+LABEL_ALIGNMENTS = ("fixed", "shifted")
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """``holdout``: training images kept from training, to select on; None if nothing is held out."""
+
+    train: Split
+    holdout: Split | None
+    test: Split
+    class_names: list[str]
+
+
+def load(
+    name: str,
+    *,
+    num_classes: int,
+    imbalance: float | None,
+    holdout: float,
+    data_root: Path,
+    download: bool,
+    label_alignment: str = "fixed",
+) -> Data:
+    """Reads the data set ``name``, one of READERS; its reader says where below ``data_root`` the files lie.
+
+    ``imbalance``: smallest / largest class of the long-tail training set in (0, 1], or None to leave it as it is;
+    each published training split is made long-tailed on its own, always with the same images. ``holdout``: fraction
+    in [0, 1) of each class of the resulting training set that is split off. ``label_alignment``: "shifted" gives a
+    long-tail set the labels of the published code (see ``shifted_labels``). The test set is never touched.
+
+    Raises UserError if the data are missing, damaged or not ``num_classes`` classes, or a value is not legal.
+    """
+    if name not in READERS:
+        raise UserError(f"dataset.source={name}: not one of {', '.join(READERS)}")
+    if not 0 <= holdout < 1:
+        raise UserError(f"holdout={holdout}: must be at least 0 and below 1")
+    if imbalance is not None and not 0 < imbalance <= 1:
+        raise UserError(f"imbalance={imbalance}: must be above 0 and at most 1, the smallest class / the largest")
+    if label_alignment not in LABEL_ALIGNMENTS:
+        raise UserError(f"dataset.label_alignment={label_alignment}: not one of {', '.join(LABEL_ALIGNMENTS)}")
+    dataset = name if imbalance is None else f"{name}_lt"
+    source = READERS[name](Request(name, dataset, Path(data_root).expanduser(), download))
+    _check(name, source, num_classes)
+    train = concatenate([_longtail(part, num_classes, imbalance, label_alignment) for part in source.train])
+    if imbalance is not None:
+        _check_longtail(name, source, train, num_classes, imbalance)
+    test = concatenate([source.test])  # a reader may give a transposed view; this makes it contiguous
+    if holdout == 0:
+        return Data(train, None, test, source.class_names)
+    kept, held_out = stratified_holdout(train.labels.numpy(), holdout)
+    return Data(train.subset(kept), train.subset(held_out), test, source.class_names)
+
+
+def _check(name: str, source: Source, num_classes: int) -> None:
+    found = len(source.class_names)
+    if found != num_classes:
+        names = ", ".join(source.class_names[:3])
+        raise UserError(
+            f"dataset.num_classes={num_classes}: {name} as found on disk has {found} classes ({names}, ...)"
+        )
+    for split in (*source.train, source.test):
+        outside = split.labels[(split.labels < 0) | (split.labels >= num_classes)]
+        if len(outside):
+            raise UserError(f"dataset {name}: found the label {int(outside[0])}, expected 0 to {num_classes - 1}")
+
+
+def _longtail(part: Split, num_classes: int, imbalance: float | None, label_alignment: str) -> Split:
+    if imbalance is None:
+        return part
+    labels = part.labels.numpy()
+    subset = part.subset(longtail_indices(labels, num_classes, imbalance))
+    if label_alignment == "shifted":
+        return Split(subset.images, torch.from_numpy(shifted_labels(labels, num_classes, imbalance)))
+    return subset
+
+
+def _check_longtail(name: str, source: Source, train: Split, num_classes: int, imbalance: float) -> None:
+    if source.longtail:
+        raise UserError(f"imbalance={imbalance}: {name} is long-tailed as published; leave it null")
+    empty = (torch.bincount(train.labels, minlength=num_classes) == 0).nonzero()
+    if len(empty):
+        raise UserError(f"imbalance={imbalance}: leaves class {int(empty[0])} of {name} without a training image")

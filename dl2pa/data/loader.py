@@ -1,0 +1,229 @@
+"""Batches on the device, from images in memory or image files, behind one interface.
+
+A batch is a function of (seed, epoch, step) and not of what was drawn before, so a resumed epoch goes on with exactly
+the batches of an undisturbed one.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dl2pa.data.augment import Normalise, pad, random_crop_flip
+from dl2pa.data.split import Split
+from dl2pa.data.transforms import ImageTransform, read_for_evaluation, read_for_training
+from dl2pa.errors import UserError
+from dl2pa.seeding import Stream, derive
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Loader(Protocol):
+    """Training batches: images float32 [B, c, H, W] in channels_last memory and labels int64 [B], on the device."""
+
+    steps: int
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from step ``start`` on."""
+        ...
+
+
+def training_loader(
+    split: Split,
+    transform: ImageTransform,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    workers: int = 0,
+) -> Loader:
+    """The loader for this kind of split. ``workers``: processes that read files; images in memory need none.
+
+    Raises UserError if the transform is not possible for images in memory, which know no scaling and no jitter.
+    """
+    if not isinstance(split.images, Tensor):
+        return FolderLoader(split, transform, batch_size, device, seed, mean, std, workers)
+    _check_in_memory(split.images, transform)
+    return TensorLoader(split, batch_size, device, seed, mean, std, transform.padding, transform.flip)
+
+
+class TensorLoader:
+    """Keeps all images on the device and makes every batch there; within an epoch the host never waits for it."""
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        padding: int,
+        flip: bool,
+    ) -> None:
+        assert isinstance(split.images, Tensor)
+        self.steps = _steps(split, batch_size)
+        self._images = pad(split.images.to(device), padding)
+        self._labels = split.labels.to(device)
+        self._device, self._seed, self._padding, self._flip = device, seed, padding, flip
+        self._normalise = Normalise(mean, std, device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = _order(len(self._labels), self._seed, epoch).to(self._device)
+        for step, indices in enumerate(order.tensor_split(self.steps)):
+            if step < start:
+                continue
+            generator = torch.Generator(self._device).manual_seed(derive(self._seed, Stream.AUGMENT, epoch, step))
+            images = random_crop_flip(self._images, indices, self._padding, self._flip, generator)
+            yield self._normalise(images), self._labels.index_select(0, indices)
+
+
+class FolderLoader:
+    """Reads image files in worker processes, which live as long as the loader."""
+
+    def __init__(
+        self,
+        split: Split,
+        transform: ImageTransform,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        workers: int,
+    ) -> None:
+        self.steps = _steps(split, batch_size)
+        self._count, self._device, self._seed = len(split), device, seed
+        self._normalise = Normalise(mean, std, device)
+        self._plan = _Plan()
+        self._batches = _file_batches(_Files(split, transform, seed), self._plan, device, workers, keep=True)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = _order(self._count, self._seed, epoch)
+        self._plan.requests = [(epoch, indices) for indices in order.tensor_split(self.steps)[start:]]
+        yield from _on_device(self._batches, self._device, self._normalise)
+
+
+def evaluation_batches(
+    split: Split,
+    transform: ImageTransform,
+    *,
+    batch_size: int,
+    device: torch.device,
+    mean: Sequence[float],
+    std: Sequence[float],
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """All images once, in order and without augmentation; batches as a Loader gives them.
+
+    Raises UserError as ``training_loader`` does.
+    """
+    normalise = Normalise(mean, std, device)
+    if isinstance(split.images, Tensor):
+        _check_in_memory(split.images, transform)
+        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+            yield normalise(images.to(device)), labels.to(device)
+        return
+    plan = _Plan([(0, indices) for indices in torch.arange(len(split)).split(batch_size)])
+    yield from _on_device(_file_batches(_Files(split, transform), plan, device, workers), device, normalise)
+
+
+def _steps(split: Split, batch_size: int) -> int:
+    assert len(split) > 0
+    assert batch_size > 0
+    # A lone image cannot be normalised: with batch_size=2 and an odd number of images one batch has three.
+    return max(1, min(-(-len(split) // batch_size), len(split) // 2))
+
+
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    """Cut by tensor_split into batches that differ by one image at most: a last batch of a single image would leave
+    batch normalisation without a variance."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, Stream.ORDER, epoch)))
+
+
+def _check_in_memory(images: Tensor, transform: ImageTransform) -> None:
+    height, width = images.shape[1:3]
+    if (height, width) != (transform.size, transform.size):
+        raise UserError(f"dataset.size={transform.size}: the images of this data set are {width}x{height}")
+    if transform.train_crop != "pad" or transform.resize is not None or transform.jitter > 0:
+        raise UserError(
+            "augment.crop=resized, dataset.resize and augment.jitter are for data sets of image files, not for this one"
+        )
+
+
+Request = tuple[int, Tensor]  # epoch, indices [B]
+
+
+class _Plan(Sampler[Request]):
+    """The batches that a DataLoader is to make next: replaced before each epoch, since its workers live on."""
+
+    def __init__(self, requests: Sequence[Request] = ()) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+class _Files(Dataset[Batch | UserError]):
+    """Whole batches, uint8 [B, size, size, 3] and labels [B]; ``seed`` None: for evaluation.
+
+    An error is returned, not raised: a DataLoader would bury its one line in the worker's traceback.
+    """
+
+    def __init__(self, split: Split, transform: ImageTransform, seed: int | None = None) -> None:
+        self._split, self._transform, self._seed = split, transform, seed
+
+    def __getitem__(self, request: Request) -> Batch | UserError:
+        epoch, indices = request
+        try:
+            return torch.stack([self._read(epoch, i) for i in indices.tolist()]), self._split.labels[indices]
+        except UserError as error:
+            return error
+
+    def _read(self, epoch: int, index: int) -> Tensor:
+        path = self._split.images[index]
+        assert isinstance(path, str)
+        if self._seed is None:
+            return read_for_evaluation(path, self._transform)
+        return read_for_training(path, self._transform, self._seed, epoch, index)
+
+
+def _file_batches(
+    files: _Files, plan: _Plan, device: torch.device, workers: int, keep: bool = False
+) -> "DataLoader[Batch | UserError]":
+    return DataLoader(
+        files,
+        batch_size=None,
+        sampler=plan,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=keep and workers > 0,
+        # Its own generator: without one every pass would draw from the global one, and move what dropout draws.
+        generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_the_run,
+    )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """SLURM and Ctrl-C tell every process of a job to stop; the run saves first, and needs its workers until then.
+
+    SIGTERM stays: it is how a run that ends in an error gets rid of its workers.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_device(batches: "DataLoader[Batch | UserError]", device: torch.device, normalise: Normalise) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        images, labels = batch
+        yield normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)

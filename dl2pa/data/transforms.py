@@ -1,0 +1,93 @@
+"""What is done to an image file before it is a network's input, one image at a time."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dl2pa.errors import UserError
+from dl2pa.seeding import Stream, derive
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """``size``: side of the square input in pixels.
+
+    Training: ``train_crop`` "pad" crops ``size`` at random from the image with ``padding`` zeros around it, "resized"
+    a random part of random shape, scaled to ``size``; then ``flip`` left-right with probability 1/2; then brightness,
+    contrast and saturation vary by up to ``jitter``.
+    Evaluation, and training before a "pad" crop: the shorter side is scaled to ``resize`` and the centre cut out; with
+    None images must have the right size already.
+    """
+
+    size: int
+    train_crop: str = "pad"
+    padding: int = 0
+    flip: bool = False
+    resize: int | None = None
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.train_crop not in ("pad", "resized"):
+            raise UserError(f"augment.crop={self.train_crop}: not one of pad, resized")
+        if self.resize is not None and self.resize < self.size:
+            raise UserError(f"dataset.resize={self.resize}: must be at least dataset.size={self.size}")
+
+
+def read_for_training(path: str, transform: ImageTransform, seed: int, epoch: int, index: int) -> Tensor:
+    """The image as uint8 [size, size, 3], its randomness a function of (seed, epoch, index) alone.
+
+    Raises UserError, naming the file, if it is no image or of the wrong size.
+    """
+    from torchvision.transforms import v2
+
+    image = open_image(path)
+    # The transforms draw from the CPU's default generator, which is given back as it was. torch.manual_seed would also
+    # seed the GPUs.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, Stream.AUGMENT, epoch, index))
+        if transform.train_crop == "resized":
+            image = v2.RandomResizedCrop(transform.size)(image)
+        else:
+            image = v2.RandomCrop(transform.size, padding=transform.padding)(fit(image, path, transform))
+        if transform.flip:
+            image = v2.RandomHorizontalFlip()(image)
+        if transform.jitter > 0:
+            image = v2.ColorJitter(transform.jitter, transform.jitter, transform.jitter)(image)
+    return torch.from_numpy(np.array(image))
+
+
+def read_for_evaluation(path: str, transform: ImageTransform) -> Tensor:
+    """The image as uint8 [size, size, 3]. Raises UserError as ``read_for_training`` does."""
+    return torch.from_numpy(np.array(fit(open_image(path), path, transform)))
+
+
+def open_image(path: str, mode: str = "RGB") -> "Image":
+    """The image file in Pillow's ``mode`` ("RGB", or "L" for gray). Raises UserError if it cannot be read."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            converted: Image = image.convert(mode)
+            return converted
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for files that are damaged or no images
+        raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from error
+
+
+def fit(image: "Image", path: str, transform: ImageTransform) -> "Image":
+    """The image as evaluation wants it, size x size. Raises UserError, naming ``path``, if it should be so already."""
+    from torchvision.transforms.v2 import functional
+
+    if transform.resize is not None:
+        resized = functional.resize(image, [transform.resize])
+        fitted: Image = functional.center_crop(resized, [transform.size, transform.size])
+        return fitted
+    if image.size != (transform.size, transform.size):
+        wanted = f"{transform.size}x{transform.size}"
+        raise UserError(f"{path}: is {image.size[0]}x{image.size[1]}, expected {wanted}; dataset.resize scales images")
+    return image

@@ -1,0 +1,83 @@
+"""Which hardware a run gets, and in which arithmetic."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from dl2pa.errors import UserError
+
+DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process asks for another number
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def resolve_device(requested: str) -> torch.device:
+    """``auto`` is the first CUDA device where there is one, else the CPU; anything else is taken at its word.
+
+    Raises:
+        UserError: not a device, or one that this machine does not have.
+    """
+    if requested == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        raise UserError(f"device={requested} is not a device: use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device={requested} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={requested}: this machine has {torch.cuda.device_count()} CUDA devices; device=cpu works"
+        )
+    return device
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes bf16 in hardware. A processor without it is ten times slower than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # oneDNN answers yes on any AVX-512 processor, also one that emulates bf16: the processor's own flags decide.
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags()) and bool(torch.backends.mkldnn.is_available())
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """``auto`` is bf16 where that is native, else fp32."""
+    if requested != "auto":
+        return requested
+    return "bf16" if native_bf16(device) else "fp32"
+
+
+def cpu_flags() -> set[str]:
+    """The processor's capabilities as Linux names them; empty elsewhere."""
+    return set(_cpuinfo("flags").split())
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words, for results: what was measured is worth little without it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability() + (" bf16" if native_bf16(device) else "")
+    return f"{name} ({capability})"
+
+
+def revision() -> str | None:
+    """Git revision of the code that runs, with ``+`` where the work tree differs from it; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        head, changes = (
+            subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.strip() + ("+" if changes.strip() else "")
+
+
+def _cpuinfo(field: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == field), "")

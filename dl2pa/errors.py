@@ -1,0 +1,35 @@
+"""What a user is meant to see when something goes wrong."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from hydra.errors import CompactHydraException
+
+
+class UserError(CompactHydraException):
+    """Something the user can put right: a value, a missing file, a full disk.
+
+    The message is one line that names the key (or file), its value, and what is legal. Under ``@hydra.main`` Hydra
+    prints the message alone and exits with status 1; HYDRA_FULL_ERROR=1 brings the traceback back.
+    """
+
+
+class Stopped(SystemExit):
+    """A run stopped from outside, everything saved: Python prints the message and exits with status 1.
+
+    It is no Exception, because Hydra would go on with the next job of a sweep: Ctrl-C means the sweep.
+    """
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """For what Hydra does outside its own reporting, composing for --help: the message alone, and exit status 1."""
+    try:
+        yield
+    except CompactHydraException as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(error, file=sys.stderr)
+        sys.exit(1)

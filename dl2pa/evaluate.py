@@ -1,0 +1,56 @@
+"""A model on a split: scores, and the numbers that come of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dl2pa.metrics import Tally, ece, fit_temperature
+from dl2pa.model import Classifier
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it."""
+
+    test: Batches
+    holdout: Batches | None
+    train_counts: Sequence[int]
+    device: torch.device
+
+    def __call__(self, model: Classifier) -> dict[str, Any]:
+        """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split."""
+        metrics = self._summary(model, self.test)
+        if self.holdout is not None:
+            held = self._summary(model, self.holdout)
+            metrics |= {"val_top1": held["top1"], "val_macro": held["macro"]}
+        return metrics
+
+    def calibration(self, model: Classifier) -> dict[str, float | None]:
+        """ECE in percent at a temperature fitted on the holdout split, never on test images; null without one."""
+        scores, labels = self._scores(model, self.test)
+        found: dict[str, float | None] = {"ece": None, "ece_uncalibrated": ece(scores, labels), "temperature": None}
+        if self.holdout is not None:
+            temperature = fit_temperature(*self._scores(model, self.holdout))
+            found |= {"ece": ece(scores, labels, temperature), "temperature": temperature}
+        return found
+
+    def _summary(self, model: Classifier, batches: Batches) -> dict[str, Any]:
+        tally = Tally(len(self.train_counts), self.device)
+        for scores, labels in self._run(model, batches):
+            tally.update(scores, labels)
+        return tally.summary(self.train_counts)
+
+    def _scores(self, model: Classifier, batches: Batches) -> tuple[Tensor, Tensor]:
+        scores, labels = zip(*self._run(model, batches), strict=True)
+        return torch.cat(scores), torch.cat(labels)
+
+    def _run(self, model: Classifier, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        model.eval()
+        with torch.inference_mode():
+            for images, labels in batches():
+                yield model(images)[1], labels

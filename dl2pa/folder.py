@@ -1,0 +1,288 @@
+"""The run folder: the only module that knows its file names.
+
+config.yaml         the resolved config, without paths: what the run is
+local.yaml          where it runs: paths, host, process, and what `auto` became at the first start
+metrics.jsonl       one line per epoch
+assignments.jsonl   the assignment that each epoch trained with
+last.pt, best.pt    checkpoints: weights together with the assignment they were trained with
+classes.json        the names of the classes
+log.txt             what was said on the console
+result.json         written last, and the only meaning of "finished"
+mirrored.json       what W&B's offline files have; mirror.log: what the mirror to W&B said; wandb/: W&B's own files
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from dl2pa import identity
+from dl2pa.errors import UserError
+
+
+class RunFolder:
+    """One run's files under RUNS_DIR/DATASET/NAME."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "RunFolder":
+        return cls(Path(cfg.runs_dir) / cfg.dataset.name / identity.run_name(cfg))
+
+    @classmethod
+    def existing(cls, path: str | Path) -> "RunFolder":
+        """The run folder at ``path``.
+
+        Raises:
+            UserError: ``path`` is none.
+        """
+        folder = cls(Path(path).resolve())
+        if not (folder.path / "config.yaml").is_file():
+            raise UserError(
+                f"{path}: not a run folder (no config.yaml in it); run folders lie at RUNS_DIR/DATASET/NAME"
+            )
+        return folder
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and hold it: two processes never write one run.
+
+        Raises:
+            UserError: another process holds it, or it cannot be written.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(f"{self.path}: another process is working on this run") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def set_aside(self) -> None:
+        """Move an old folder to RUNS_DIR/.old, which nothing reads, under the first free number."""
+        if not self.path.exists():
+            return
+        old = self.path.parent.parent / ".old" / self.path.parent.name
+        with writing(old):
+            old.mkdir(parents=True, exist_ok=True)
+            number = 0
+            while (target := old / f"{self.path.name}.{number}").exists():
+                number += 1
+            os.replace(self.path, target)
+
+    # -- what the run is, and where it runs
+
+    def write_config(self, cfg: DictConfig) -> None:
+        """Freeze the config at the first start, without the paths, which belong to local.yaml."""
+        target = self.path / "config.yaml"
+        if not target.exists():
+            frozen = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+            assert isinstance(frozen, DictConfig)
+            for key in ("data_root", "runs_dir", "rerun"):
+                del frozen[key]
+            if cfg.prototypes.file is not None:  # what is in the file counts, and where it lies is local
+                frozen.prototypes.file = identity.result_config(cfg)["prototypes"]["file"]
+            if cfg.prototypes.file is not None:
+                self.write_local({"prototypes_file": str(Path(cfg.prototypes.file).resolve())})
+            self._write(target, OmegaConf.to_yaml(frozen))
+
+    def frozen(self) -> dict[str, Any]:
+        """The content of config.yaml as it stands: no paths, and no keys that are younger than the run."""
+        values = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        assert isinstance(values, dict)
+        return {str(key): value for key, value in values.items()}
+
+    def config(self) -> DictConfig:
+        """The frozen config, with this machine's paths put back."""
+        from dl2pa.config import Config
+
+        stored = OmegaConf.merge(OmegaConf.structured(Config), self.frozen())
+        assert isinstance(stored, DictConfig)
+        local = self.local()
+        stored.data_root = local.get("data_root", "data")
+        if Path(local.get("prototypes_file", "")).is_file():
+            stored.prototypes.file = local["prototypes_file"]
+        stored.runs_dir = str(self.path.parent.parent)
+        return stored
+
+    def local(self) -> dict[str, Any]:
+        target = self.path / "local.yaml"
+        if not target.exists():
+            return {}
+        values = OmegaConf.to_container(OmegaConf.load(target))
+        assert isinstance(values, dict)
+        return {str(key): value for key, value in values.items()}
+
+    def write_local(self, values: dict[str, Any]) -> None:
+        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._write(self.path / "local.yaml", OmegaConf.to_yaml(OmegaConf.create({**self.local(), **values, **holder})))
+
+    def write_classes(self, names: list[str]) -> None:
+        self._write(self.path / "classes.json", json.dumps(names) + "\n")
+
+    def classes(self) -> list[str] | None:
+        """The names of the classes in label order; None where the data were never read."""
+        with contextlib.suppress(FileNotFoundError):
+            names: list[str] = json.loads((self.path / "classes.json").read_text())
+            return names
+        return None
+
+    # -- lines, one per epoch
+
+    def append(self, kind: str, record: dict[str, Any]) -> None:
+        """Add a line to ``kind``.jsonl (metrics or assignments)."""
+        target = self.path / f"{kind}.jsonl"
+        with writing(target), open(target, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of ``kind``.jsonl; a line cut short by a kill is as if it had not been written."""
+        records = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.path / f"{kind}.jsonl").read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    records.append(json.loads(line))
+        return records
+
+    def keep_epochs(self, kind: str, epochs: int) -> None:
+        """Drop the lines of epochs after the first ``epochs``: those that a resumed run is about to write again."""
+        kept = [record for record in self.lines(kind) if record["epoch"] <= epochs]
+        self._write(self.path / f"{kind}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    def log(self, message: str) -> None:
+        target = self.path / "log.txt"
+        with writing(target), open(target, "a") as file:
+            file.write(message + "\n")
+
+    # -- checkpoints
+
+    def save(self, state: dict[str, Any], which: str) -> None:
+        """Write ``which``.pt (last or best) whole or not at all."""
+        import torch  # here: the mirror to W&B and the verbs that only read lines do without
+
+        target = self.path / f"{which}.pt"
+        aside = target.with_suffix(".pt.part")
+        with writing(target):
+            try:
+                torch.save({"run_id": self.run_id, **state}, aside)
+            except RuntimeError as error:  # torch's writer reports a full disk as a RuntimeError
+                aside.unlink(missing_ok=True)
+                raise OSError(None, str(error).splitlines()[0], str(target)) from error
+            os.replace(aside, target)
+
+    def load(self, which: str) -> dict[str, Any] | None:
+        """The checkpoint ``which`` (last or best), on the CPU; None where there is none.
+
+        Raises:
+            UserError: it cannot be read, or belongs to another config.
+        """
+        import torch
+
+        target = self.path / f"{which}.pt"
+        if not target.exists():
+            return None
+        try:
+            state = torch.load(target, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError(f"it holds a {type(state).__name__}")
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{target}: not a readable checkpoint ({first}); rerun=true starts afresh") from error
+        owner = state.get("run_id")
+        if owner != self.run_id:
+            raise UserError(f"{target}: checkpoint of run {owner}, not of {self.run_id}; rerun=true starts afresh")
+        return state
+
+    # -- the end
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run found; None while it is not finished."""
+        target = self.path / "result.json"
+        with writing(target):  # a runs_dir that may not be read shows here first
+            if not target.exists():
+                return None
+        try:
+            result = json.loads(target.read_text())
+            if not isinstance(result, dict) or "top1" not in result:
+                raise ValueError("no top1 in it")
+        except ValueError as error:
+            raise UserError(f"{target}: not a readable result ({error}); rerun=true trains anew") from None
+        return result
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        self._write(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+
+    # -- the mirror to W&B
+
+    @property
+    def mirror_log(self) -> Path:
+        return self.path / "mirror.log"
+
+    @property
+    def wandb_dir(self) -> Path:
+        """Where W&B keeps its own files, each run of it in a folder."""
+        return self.path / "wandb"
+
+    @contextlib.contextmanager
+    def mirroring(self, seconds: float) -> Iterator[None]:
+        """Hold the mirror, waiting ``seconds`` at most for another process to let go of it.
+
+        Raises:
+            UserError: another process still mirrors the run.
+        """
+        try:
+            with FileLock(self.path / ".mirror.lock", timeout=seconds):
+                yield
+        except Timeout:
+            raise UserError(f"{self.path}: another process is mirroring this run") from None
+
+    def mirrored(self) -> dict[str, Any]:
+        """What ``write_mirrored`` kept; empty where nothing was."""
+        with contextlib.suppress(FileNotFoundError):
+            kept: dict[str, Any] = json.loads((self.path / "mirrored.json").read_text())
+            return kept
+        return {}
+
+    def write_mirrored(self, kept: dict[str, Any]) -> None:
+        self._write(self.path / "mirrored.json", json.dumps(kept) + "\n")
+
+    def _write(self, target: Path, text: str) -> None:
+        aside = target.with_name(target.name + ".part")
+        with writing(target):
+            try:
+                aside.write_text(text)
+                os.replace(aside, target)
+            except OSError:
+                aside.unlink(missing_ok=True)
+                raise
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into one line that names what to change."""
+    try:
+        yield
+    except OSError as error:
+        free = ""
+        with contextlib.suppress(OSError):
+            existing = next(parent for parent in (target, *target.parents) if parent.exists())
+            free = f"; {shutil.disk_usage(existing).free / 2**20:.0f} MiB free there"
+        raise UserError(
+            f"runs_dir: cannot write {target}: {error.strerror or error}{free}; runs_dir=DIR chooses another folder"
+        ) from error

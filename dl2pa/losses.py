@@ -1,0 +1,96 @@
+"""Losses as a matrix: cost[b, c] is what it costs to call image b class c.
+
+One form serves every use: the training loss picks the columns of an image's labels (two with mixup), and the
+loss-matrix assignment sums the same numbers over a class.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# (scores [B, C], features [B, d], labels [B]) -> cost [B, C], and how much each class's cost counts: [C], None is one
+Cost = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+
+class Target(NamedTuple):
+    """What a batch should be called: ``labels`` [B] with share ``lam``, ``other`` [B] with the rest; or labels alone.
+
+    ``weights`` [C] say by how much the cost of an image of each class counts; None is one.
+    """
+
+    labels: Tensor
+    other: Tensor | None = None
+    lam: Tensor | None = None
+    weights: Tensor | None = None
+
+    def share(self, num_classes: int, mixed: bool = True) -> Tensor:
+        """[B, C], rows summing to one; with ``mixed`` false everything counts for the first label."""
+        share = membership(self.labels, num_classes)
+        if mixed and self.other is not None and self.lam is not None:
+            share = self.lam * share + (1 - self.lam) * membership(self.other, num_classes)
+        return share
+
+
+def membership(labels: Tensor, num_classes: int) -> Tensor:
+    """[B, C] float, one where the label is the class. (F.one_hot and bincount read back from the device.)"""
+    return (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)).float()
+
+
+def squared_cosine(scores: Tensor) -> Tensor:
+    """(1 - cos)^2 (HPN, Mettes et al. 2019; DL2PA). ``scores`` are cosines."""
+    return (1 - scores).square()
+
+
+def dot_regression(scores: Tensor, features: Tensor) -> Tensor:
+    """Dot regression (Yang et al. 2022): 1/2 (h.m_c - |m_c| |h|)^2 / |h| with m_c = E_c w_c, |h| detached.
+
+    E_c^2 stands before the whole and is left to ``Target.weights``: it belongs to the class of an image, also where the
+    loss matrix asks what the image would cost at another class's prototype. ``scores`` are h.w_c for unit w_c.
+    """
+    length = features.norm(dim=1, keepdim=True).detach()
+    return 0.5 * (scores - length).square() / length.clamp(min=torch.finfo(length.dtype).tiny)
+
+
+def inverse_frequency(counts: Tensor) -> Tensor:
+    """E_c^2 [C] of dot regression, (B / K) / n_c, from the class counts n_c [C] of a batch (or of all training images).
+
+    K is the number of classes present, so that every class present has the same total weight; it is 1 for absent ones.
+    """
+    present = counts > 0
+    return torch.where(present, counts.sum() / present.sum() / counts.clamp(min=1), 1.0)
+
+
+def cross_entropy(scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """-log softmax(scores / temperature)."""
+    return -F.log_softmax(scores / temperature, dim=1)
+
+
+def reduce(cost: Tensor, target: Target, reduction: str) -> Tensor:
+    """The batch's loss, a scalar: the mean (or sum) over images of lam cost[label] + (1 - lam) cost[other label]."""
+    if target.weights is not None:
+        cost = cost * target.weights
+    loss = cost.gather(1, target.labels.unsqueeze(1))
+    if target.other is not None and target.lam is not None:
+        loss = target.lam * loss + (1 - target.lam) * cost.gather(1, target.other.unsqueeze(1))
+    return loss.sum() if reduction == "sum" else loss.mean()
+
+
+def build_cost(name: str, weights: str, temperature: float, train_counts: Tensor) -> Cost:
+    """The cost called ``name``; ``train_counts`` [C], on the device, serve weights=global.
+
+    With weights=batch, dot regression counts the batch's ``labels`` (with mixup the unmixed first ones).
+    """
+    if name == "squared_cosine":
+        return lambda scores, features, labels: (squared_cosine(scores), None)
+    if name == "cross_entropy":
+        return lambda scores, features, labels: (cross_entropy(scores, temperature), None)
+    fixed = inverse_frequency(train_counts)
+
+    def weighted(scores: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        counts = membership(labels, scores.shape[1]).sum(dim=0).to(scores.dtype)
+        return dot_regression(scores, features), fixed if weights == "global" else inverse_frequency(counts)
+
+    return weighted

@@ -1,0 +1,1 @@
+"""Classifier heads behind one small interface (heads.py)."""

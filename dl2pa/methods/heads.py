@@ -1,0 +1,102 @@
+"""Heads: from an embedding z [B, d] to class scores [B, C] whose arg-max is the prediction."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dl2pa.assignment.assigner import Assigner
+from dl2pa.losses import Target
+
+
+class Head(nn.Module):
+    """Interface. Scores have their columns in class order: no caller needs to know that prototypes are assigned."""
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding [B, d] -> (features [B, d] that the loss sees, scores [B, C])."""
+        raise NotImplementedError
+
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+        """Take note of a training batch, without gradients, after its optimizer step."""
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """After evaluation and checkpoint: change what changes between epochs, and report numbers to log."""
+        return {}
+
+    def never_moves(self) -> bool:
+        """Whether classes were meant to change prototypes, and the run is too short for it."""
+        return False
+
+    def assignment(self) -> Tensor | None:
+        """[C], the prototype of each class; None where classes own no fixed prototypes."""
+        return None
+
+
+class PrototypeHead(Head):
+    """Cosine to the fixed prototype that each class owns: scores[b, c] = h_b . w_sigma(c), h = z / |z|.
+
+    Args:
+        prototypes: [C, d] unit rows, never trained.
+        assigner: holds sigma and moves it.
+        mixed: whether a mixup image counts for both of its labels in the assigner's statistics.
+    """
+
+    def __init__(self, prototypes: Tensor, assigner: Assigner, mixed: bool = True) -> None:
+        super().__init__()
+        self.mixed = mixed
+        self.assigner = assigner
+        self.prototypes: Tensor
+        self.register_buffer("prototypes", prototypes.clone())
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.normalize(embedding, dim=1)
+        return features, features @ self.prototypes[self.assigner.sigma].T
+
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+        share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
+        self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        return self.assigner.end_epoch(self.prototypes, epoch)
+
+    def never_moves(self) -> bool:
+        return self.assigner.statistic is not None and self.assigner.timetable.empty()
+
+    def assignment(self) -> Tensor:
+        return self.assigner.sigma
+
+
+class LinearHead(Head):
+    """scores = V z + b (psc.linear). Frozen, V is He-normal and neither V nor b is trained (psc.frozen_linear)."""
+
+    def __init__(self, dimension: int, num_classes: int, frozen: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dimension, num_classes)
+        if frozen:
+            nn.init.kaiming_normal_(self.linear.weight)
+            self.linear.requires_grad_(False)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        return embedding, self.linear(embedding)
+
+
+class CosineHead(Head):
+    """scores = s cos(z, v_c) with learned v_c: psc.cos_unscaled has s = 1, psc.cos_scaled a useful s."""
+
+    def __init__(self, dimension: int, num_classes: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(F.normalize(torch.randn(num_classes, dimension), dim=1))
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.normalize(embedding, dim=1)
+        return features, self.scale * (features @ F.normalize(self.weight, dim=1).T)
+
+
+def softmax_head(variant: str, dimension: int, num_classes: int, scale: float) -> Head:
+    """The parametric softmax classifier's head called ``variant``."""
+    return {
+        "linear": lambda: LinearHead(dimension, num_classes),
+        "frozen_linear": lambda: LinearHead(dimension, num_classes, frozen=True),
+        "cos_unscaled": lambda: CosineHead(dimension, num_classes, 1.0),
+        "cos_scaled": lambda: CosineHead(dimension, num_classes, scale),
+    }[variant]()

@@ -1,0 +1,129 @@
+"""How good a classifier's scores are: accuracy by class and by class frequency, and calibration."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GROUPS = ("head", "medium", "tail")
+
+# First class of "medium" and of "tail" among the classes in descending order of training images. Fixed by number of
+# classes in the code bases behind the published tables; they are close to the usual rule (more than 100, 20 to 100,
+# fewer than 20 images) only for CIFAR-100 at imbalance 0.01.
+_PUBLISHED_STARTS = {10: (3, 7), 100: (36, 71), 1000: (390, 835)}
+
+ECE_BINS = 15
+_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1
+
+# Cosine scores want about 0.01 to 0.1, a linear layer's about 1 to 3.
+_TEMPERATURES = (1e-3, 1e3)
+
+
+def groups(num_classes: int) -> dict[str, range]:
+    """Ranks (0 = most training images) that make up "head", "medium" and "tail".
+
+    Published for 10, 100 and 1000 classes (1000: ImageNet-LT). For any other number no published split exists, and the
+    one of 100 classes is scaled: medium starts at 36 %, tail at 71 % of the classes, rounded. A group may be empty.
+    """
+    scaled = ((36 * num_classes + 50) // 100, (71 * num_classes + 50) // 100)
+    medium, tail = _PUBLISHED_STARTS.get(num_classes, scaled)
+    return dict(zip(GROUPS, (range(medium), range(medium, tail), range(tail, num_classes)), strict=True))
+
+
+class Tally:
+    """Counts right answers per class on the device that computes them; the host waits only in ``summary``.
+
+    ``counts`` [3,C] (int64: right, right among the first five, images) may be summed over processes before ``summary``.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str) -> None:
+        self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
+        self._classes = torch.arange(num_classes, device=device)
+
+    @torch.no_grad()
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch: scores [B,C] (larger is likelier), labels [B] (int64, 0 to C-1).
+
+        The label's rank is the number of classes ahead of it. Of equal scores the lower class is ahead, as in argmax,
+        so a network whose scores are all equal is not right everywhere. A score that is not a number is ahead of any
+        other, and a label whose own score is none is wrong.
+        """
+        own = scores.gather(1, labels[:, None])
+        tied_ahead = (scores == own) & (self._classes < labels[:, None])
+        rank = (~(scores <= own) | tied_ahead).sum(dim=1)
+        hits = torch.stack([rank < 1, rank < min(5, len(self._classes)), torch.ones_like(rank, dtype=torch.bool)])
+        self.counts.index_add_(1, labels, hits.to(torch.int64))
+
+    def summary(self, train_counts: Sequence[int]) -> dict[str, Any]:
+        """Accuracies in percent; ``train_counts`` [C] is the number of training images per class.
+
+        top1, top5: over all images; top5 counts a label among the first min(5, C).
+        per_class: top-1 of each class in label order, None for a class without test images.
+        macro: mean of per_class, without the None.
+        head, medium, tail: the same mean over the classes of ``groups``, classes sorted by descending training count
+        (equal counts in label order). None when all training counts are equal or the group has no test images.
+        """
+        right, right_in_five, images = (row.tolist() for row in self.counts.cpu())
+        total = sum(images)
+        assert total > 0, "summary before any update"
+        assert len(train_counts) == len(images)
+        per_class = [100 * r / n if n > 0 else None for r, n in zip(right, images, strict=True)]
+        by_frequency = sorted(
+            range(len(images)), key=lambda c: train_counts[c], reverse=True
+        )  # stable, reversed or not
+        balanced = max(train_counts) < 2 * min(train_counts)
+        grouped = {
+            name: None if balanced else _mean([per_class[by_frequency[rank]] for rank in ranks])
+            for name, ranks in groups(len(images)).items()
+        }
+        return {
+            "top1": 100 * sum(right) / total,
+            "top5": 100 * sum(right_in_five) / total,
+            "macro": _mean(per_class),
+            **grouped,
+            "per_class": per_class,
+        }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def fit_temperature(scores: Tensor, labels: Tensor) -> float:
+    """The temperature T in [1/1000, 1000] that minimises the mean cross-entropy of scores / T (Guo et al. 2017).
+
+    scores [N,C], labels [N], held out from training. The loss is convex in 1/T, so it has one minimum over log T, which
+    is searched in float64. If every image is classified rightly the loss falls with T without end, and T comes out near
+    the lower bound or where the loss has rounded to zero.
+    """
+    from scipy.optimize import minimize_scalar
+
+    scores = scores.detach().to("cpu", torch.float64)
+    labels = labels.cpu()
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(scores / math.exp(log_temperature), labels).item()
+
+    bounds = tuple(math.log(temperature) for temperature in _TEMPERATURES)
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+
+
+def ece(scores: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
+    """Expected calibration error in percent: scores [N,C], labels [N]; confidence = max softmax(scores / temperature).
+
+    Mean over images of |accuracy - mean confidence| of the image's bin, 15 bins of equal width on (0,1]. Cosine scores
+    at temperature 1 keep every confidence near 1/C: this is then little more than the accuracy. Fit the temperature.
+    """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    # On the processor: the sums over bins have no fixed order on a GPU. torchmetrics takes values outside [0,1] for
+    # scores and normalises them, hence the softmax here, and gives confidence 1 a bin of its own, hence the clamp.
+    probabilities = torch.softmax(scores.detach().to(torch.float32) / temperature, dim=1).cpu().clamp(max=_BELOW_ONE)
+    error = multiclass_calibration_error(
+        probabilities, labels.cpu(), num_classes=scores.shape[1], n_bins=ECE_BINS, norm="l1"
+    )
+    return 100 * float(error)

@@ -1,0 +1,74 @@
+"""The whole classifier: backbone, neck, optional BatchNorm, head."""
+
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from dl2pa.assignment.assigner import Assigner, Timetable
+from dl2pa.assignment.statistics import build_statistic
+from dl2pa.backbones.build import build_backbone, build_neck
+from dl2pa.methods.heads import Head, PrototypeHead, softmax_head
+from dl2pa.seeding import Stream, derive
+
+
+class Classifier(nn.Module):
+    """Images [B, c, H, W] -> (features [B, d], scores [B, C]).
+
+    The network runs in ``dtype``; the embedding's norm, the head and so the loss always in fp32: cosines near one lose
+    what the loss is made of in bf16.
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, norm: nn.Module, head: Head, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.norm = norm
+        self.head = head
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            embedding = self.neck(self.backbone(images))
+        features, scores = self.head(self.norm(embedding.float()))
+        return features, scores
+
+
+def build_model(cfg: DictConfig, prototypes: Tensor | None, dtype: torch.dtype) -> Classifier:
+    """The classifier that ``cfg`` describes, on the CPU; weights are a function of cfg.seed alone.
+
+    ``prototypes`` [C, d] are unit rows; None for heads whose class vectors are learned.
+    """
+    torch.manual_seed(derive(cfg.seed, Stream.WEIGHTS))
+    backbone = build_backbone(cfg.backbone.name, cfg.dataset.channels, cfg.backbone.width)
+    neck = build_neck(cfg.backbone.neck, backbone.width, cfg.dimension)
+    norm = nn.BatchNorm1d(cfg.dimension) if cfg.method.bn else nn.Identity()
+    head = _HEADS[cfg.method.head](cfg, prototypes)
+    return Classifier(backbone, neck, norm, head, dtype)
+
+
+def _prototype_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
+    assert prototypes is not None
+    options = cfg.assignment
+    seed = cfg.seed if options.seed is None else options.seed
+    generator = torch.Generator().manual_seed(derive(seed, Stream.ASSIGNMENT))
+    num_classes, dimension = prototypes.shape
+    timetable = Timetable(cfg.epochs, options.every, options.warmup, options.freeze_after)
+    if options.name == "static":
+        assigner = Assigner(torch.arange(num_classes), dimension, timetable, statistic=None)
+    else:
+        first = torch.randperm(num_classes, generator=generator)
+        statistic = build_statistic(options.statistic, num_classes, dimension, options.momentum, generator)
+        assigner = Assigner(first, dimension, timetable, statistic, options.hysteresis)
+    return PrototypeHead(prototypes, assigner, mixed=options.mixed == "both")
+
+
+def _softmax_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
+    return softmax_head(cfg.method.variant, cfg.dimension, cfg.dataset.num_classes, cfg.method.scale)
+
+
+_HEADS: dict[str, Callable[[DictConfig, Tensor | None], Head]] = {
+    "prototypes": _prototype_head,
+    "softmax": _softmax_head,
+}

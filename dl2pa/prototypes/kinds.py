@@ -1,0 +1,137 @@
+"""The kinds of prototypes, what each reads and which (num_classes, dimension) each can do. Imports nothing heavy.
+
+A new kind is one function elsewhere and one row of KINDS here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Check = Callable[[int, int], str | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of prototypes.
+
+    builder: "module:function" inside this package, imported only when prototypes are built; it is called as
+        function(num_classes, dimension, **{option: value for option in reads}) and returns a [C, d] tensor.
+    reads: the options that change the result; the others are no part of its identity and never reach the builder.
+    check: (num_classes, dimension) -> why this pair is impossible and what is legal, or None.
+    cached: whether the result is worth keeping in a file.
+    """
+
+    builder: str
+    reads: tuple[str, ...]
+    check: Check
+    cached: bool = True
+
+
+@dataclass
+class Options:
+    """The options of all kinds; each kind's row says which of them it reads.
+
+    seed: of the random start, orientation and order. steps: passes over the prototypes. lr: learning rate.
+    batch_size: prototypes that see each other in one step. tolerance: the descent ends when an iteration lowers the
+    smooth maximum cosine (energy.py) by no more than this. file, key: where stored prototypes lie.
+    """
+
+    seed: int | None = None
+    steps: int = 1000
+    lr: float = 0.1
+    batch_size: int = 100
+    tolerance: float = 1e-8
+    file: str | None = None
+    key: str | None = None
+
+
+_AT_LEAST = {"seed": 0, "steps": 1, "batch_size": 2}
+_ABOVE = {"lr": 0.0, "tolerance": 0.0}
+
+
+def check_option(name: str, value: int | float | str | None) -> str | None:
+    """Why a value of an option is out of its range and what is legal, or None. None (not given) is never refused."""
+    if value is None or isinstance(value, str):
+        return None
+    if name in _AT_LEAST and value < _AT_LEAST[name]:
+        return f"{name}={value}: must be at least {_AT_LEAST[name]}"
+    if name in _ABOVE and not _ABOVE[name] < value < float("inf"):
+        return f"{name}={value}: must be finite and above {_ABOVE[name]:g}"
+    return None
+
+
+def _sizes(num_classes: int, dimension: int) -> str | None:
+    if num_classes < 2:
+        return f"num_classes={num_classes}: prototypes need at least 2 classes"
+    if dimension < 1:
+        return f"dimension={dimension}: must be at least 1"
+    return None
+
+
+def _circle_or_more(num_classes: int, dimension: int) -> str | None:
+    if problem := _sizes(num_classes, dimension):
+        return problem
+    if dimension < 2:  # on a line nothing can turn: the gradient vanishes and random points coincide
+        return (
+            f"dimension={dimension}: must be at least 2 (at dimension=1 only exact, simplex, orthoplex, for 2 classes)"
+        )
+    return None
+
+
+def _exact(num_classes: int, dimension: int) -> str | None:
+    if problem := _sizes(num_classes, dimension):
+        return problem
+    if dimension == 1 and num_classes > 2:
+        return f"dimension=1: holds 2 prototypes, not num_classes={num_classes}; use dimension >= 2"
+    return None
+
+
+def _simplex(num_classes: int, dimension: int) -> str | None:
+    if problem := _sizes(num_classes, dimension):
+        return problem
+    if dimension < num_classes - 1:
+        return (
+            f"dimension={dimension}: kind=simplex with num_classes={num_classes} needs dimension >= {num_classes - 1}; "
+            "kind=exact and kind=uniform take any dimension >= 2"
+        )
+    return None
+
+
+def _orthoplex(num_classes: int, dimension: int) -> str | None:
+    if problem := _sizes(num_classes, dimension):
+        return problem
+    if num_classes > 2 * dimension:
+        return (
+            f"dimension={dimension}: kind=orthoplex has 2 * dimension = {2 * dimension} points, so num_classes="
+            f"{num_classes} needs dimension >= {(num_classes + 1) // 2}; kind=exact and kind=uniform take any >= 2"
+        )
+    return None
+
+
+def _etf(num_classes: int, dimension: int) -> str | None:
+    if problem := _sizes(num_classes, dimension):
+        return problem
+    if dimension < num_classes:
+        return (
+            f"dimension={dimension}: kind=etf with num_classes={num_classes} needs dimension >= {num_classes}; "
+            f"kind=simplex is the same figure from dimension {num_classes - 1} on"
+        )
+    return None
+
+
+KINDS: dict[str, Kind] = {
+    "uniform_readme": Kind("optimised:uniform_readme", ("seed", "steps", "lr", "batch_size"), _circle_or_more),
+    "uniform": Kind("optimised:uniform", ("seed", "tolerance"), _circle_or_more),
+    "exact": Kind("exact:exact", ("seed",), _exact),
+    "simplex": Kind("closed_form:simplex", (), _simplex),
+    "orthoplex": Kind("closed_form:orthoplex", ("seed",), _orthoplex),
+    "etf": Kind("closed_form:etf", ("seed",), _etf),
+    "random": Kind("closed_form:random", ("seed",), _circle_or_more),
+    "file": Kind("files:load", ("file", "key"), _sizes, cached=False),
+}
+
+
+def check(kind: str, num_classes: int, dimension: int) -> str | None:
+    """Why this kind cannot be had at these sizes and what is legal, or None. An unknown kind is a reason, too."""
+    if kind not in KINDS:
+        return f"kind={kind}: unknown kind of prototypes; known are {', '.join(KINDS)}"
+    return KINDS[kind].check(num_classes, dimension)

@@ -1,0 +1,307 @@
+"""One run from its config to its result: builds the parts in the order in which they are used, trains, writes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from dl2pa import identity
+from dl2pa.console import Console
+from dl2pa.data import datasets, loader
+from dl2pa.data.datasets import Data
+from dl2pa.data.split import Split
+from dl2pa.data.transforms import ImageTransform
+from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_device, resolve_precision, revision
+from dl2pa.errors import Stopped, UserError
+from dl2pa.evaluate import Batches, Evaluation
+from dl2pa.folder import RunFolder
+from dl2pa.losses import build_cost
+from dl2pa.model import Classifier, build_model
+from dl2pa.prototypes import build as prototypes
+from dl2pa.prototypes.kinds import KINDS
+from dl2pa.schedule import Schedule
+from dl2pa.signals import StopRequest, listening
+from dl2pa.tracking import mirrored
+from dl2pa.trainer import Trainer
+from dl2pa.validate import validate
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Train what ``cfg`` describes, or go on with it, or read what it found: the content of result.json.
+
+    Raises:
+        UserError: a value, file or disk that the user can put right; nothing that was written before is lost.
+        Stopped: by a signal, with everything saved.
+    """
+    validate(cfg)
+    folder = RunFolder.of(cfg)
+    if cfg.rerun and folder.path.exists():
+        with folder.claimed():
+            folder.set_aside()
+    if (result := folder.result()) is not None:
+        print(f"already finished: {folder.path} (rerun=true trains anew)\n{_summary(result)}")
+        return result
+    with folder.claimed(), listening() as stop:
+        return _Run(cfg, folder, stop).to_the_end()
+
+
+def make_prototypes(cfg: DictConfig) -> Tensor | None:
+    """The prototypes [C, d] of ``cfg``, from the cache under data_root or built; None for methods that learn them."""
+    options = cfg.prototypes
+    if options.kind == "none":
+        return None
+    seed = cfg.seed if options.seed is None else options.seed
+    read = {name: options[name] for name in KINDS[options.kind].reads if name != "seed"}
+    cache = Path(cfg.data_root) / "prototypes"
+    try:
+        return prototypes.cached(cache, cfg.dataset.num_classes, cfg.dimension, options.kind, seed, **read)
+    except OSError as error:
+        raise UserError(
+            f"data_root={cfg.data_root}: cannot keep prototypes in {cache} ({error.strerror or error})"
+        ) from error
+
+
+def make_optimizer(cfg: DictConfig, model: Classifier) -> torch.optim.Optimizer:
+    options = cfg.optimizer
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if options.name == "adamw":
+        return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    return torch.optim.SGD(
+        trained,
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.nesterov,
+        fused=True,
+    )
+
+
+def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: str) -> Trainer:
+    """Everything that ``cfg`` trains with, at the start of its first epoch."""
+    counts = _train_counts(cfg, data)
+    model = build_model(cfg, make_prototypes(cfg), DTYPES[precision])
+    # channels_last: convolutions run 1.1 to 1.5 times faster on both kinds of hardware.
+    model = model.to(device).to(memory_format=torch.channels_last)
+    schedule = cfg.schedule
+    return Trainer(
+        model=model,
+        cost=build_cost(cfg.loss.name, cfg.loss.weights, cfg.loss.temperature, counts.to(device)),
+        reduction=cfg.loss.reduction,
+        optimizer=make_optimizer(cfg, model),
+        schedule=Schedule(
+            schedule.name, cfg.epochs, schedule.per, schedule.warmup, list(schedule.milestones), schedule.gamma
+        ),
+        loader=loader.training_loader(
+            data.train, image_transform(cfg), batch_size=cfg.batch_size, seed=cfg.seed, **_reading(cfg, device)
+        ),
+        mixup_alpha=cfg.augment.mixup,
+        lr=cfg.optimizer.lr,
+        seed=cfg.seed,
+        epochs=cfg.epochs,
+        max_steps=cfg.max_steps,
+        device=device,
+    )
+
+
+def make_evaluation(cfg: DictConfig, data: Data, device: torch.device) -> Evaluation:
+    """How ``cfg`` judges its model: on the test split and, where there is one, the holdout split."""
+
+    def batches(split: Split) -> Batches:
+        split, size = split.to(device), cfg.runtime.eval_batch_size
+        return lambda: loader.evaluation_batches(split, image_transform(cfg), batch_size=size, **_reading(cfg, device))
+
+    return Evaluation(
+        test=batches(data.test),
+        holdout=None if data.holdout is None else batches(data.holdout),
+        train_counts=_train_counts(cfg, data).tolist(),
+        device=device,
+    )
+
+
+def image_transform(cfg: DictConfig) -> ImageTransform:
+    return ImageTransform(
+        cfg.dataset.size,
+        train_crop=cfg.augment.crop,
+        padding=cfg.augment.padding,
+        flip=cfg.augment.flip,
+        resize=cfg.dataset.resize,
+        jitter=cfg.augment.jitter,
+    )
+
+
+def _reading(cfg: DictConfig, device: torch.device) -> dict[str, Any]:
+    return {"device": device, "mean": cfg.dataset.mean, "std": cfg.dataset.std, "workers": cfg.runtime.workers}
+
+
+def _train_counts(cfg: DictConfig, data: Data) -> Tensor:
+    return torch.bincount(data.train.labels, minlength=cfg.dataset.num_classes)
+
+
+class _Run:
+    """The parts of a run while it lasts."""
+
+    def __init__(self, cfg: DictConfig, folder: RunFolder, stop: StopRequest) -> None:
+        self.cfg, self.folder, self.stop = cfg, folder, stop
+        self.device = resolve_device(cfg.device)
+        folder.write_config(cfg)
+        # Fixed at the first start: a run resumed with another arithmetic would be neither of the two.
+        fixed = folder.local()
+        self.precision = fixed.get("precision") or resolve_precision(cfg.precision.value, self.device)
+        threads = fixed.get("threads") or cfg.runtime.threads or DEFAULT_THREADS
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, on a GPU too
+        folder.write_local(
+            {"data_root": str(Path(cfg.data_root).resolve()), "precision": self.precision, "threads": threads}
+        )
+        self.data = data = datasets.load(
+            cfg.dataset.source,
+            num_classes=cfg.dataset.num_classes,
+            imbalance=cfg.imbalance,
+            holdout=cfg.holdout,
+            data_root=Path(cfg.data_root),
+            download=cfg.download,
+            label_alignment=cfg.dataset.label_alignment,
+        )
+        folder.write_classes(data.class_names)
+        self.trainer = make_trainer(cfg, data, self.device, self.precision)
+        self.evaluate = make_evaluation(cfg, data, self.device)
+        self.model = self.trainer.model
+        if (state := folder.load("last")) is not None:
+            self.trainer.restore(state)
+        at = self.trainer.position
+        for kind in ("metrics", "assignments"):
+            folder.keep_epochs(kind, at.epoch)
+        self.last_metrics: dict[str, Any] = {}
+        self.started, self.saved = time.monotonic() - at.seconds, time.monotonic()
+        steps = self.trainer.loader.steps
+        self.console = Console(folder.log, cfg.epochs * steps, at.epoch * steps + at.step)
+        self.console.say(
+            f"{identity.method_label(cfg)} on {cfg.dataset.name}: {len(data.train)} training images, "
+            f"{len(data.test)} test images, {self.device} {self.precision}, {threads} threads, {folder.path}"
+            + (f"; going on at epoch {at.epoch + 1}, step {at.step + 1}" if state is not None else "")
+        )
+        if self.model.head.never_moves():
+            self.console.say(
+                f"note: no class will change its prototype: within {cfg.epochs} epochs no matching falls between "
+                f"assignment.warmup={cfg.assignment.warmup} and assignment.freeze_after={cfg.assignment.freeze_after} "
+                f"with assignment.every={cfg.assignment.every}"
+            )
+
+    def to_the_end(self) -> dict[str, Any]:
+        with mirrored(self.cfg, self.folder, self.console.say):
+            try:
+                self.trainer.fit(self._on_step, self._end_epoch)
+            finally:
+                self.console.close()
+            result = self._result()
+            self.folder.write_result(result)
+            self.console.say(f"{_summary(result)}\nrun folder: {self.folder.path}")
+        if self.stop:  # too late for this run, but not for the next of a sweep
+            raise Stopped("stopped after the end of this run")
+        return result
+
+    def _on_step(self) -> None:
+        self.console.step()
+        if self.stop:
+            self._save()
+            assert self.stop.signal is not None
+            raise Stopped(
+                f"stopped by {self.stop.signal.name}, nothing lost: the same command goes on with {self.folder.path}"
+            )
+        if time.monotonic() - self.saved > 60 * self.cfg.runtime.checkpoint_minutes:
+            self._save()
+
+    def _end_epoch(self, loss: float, last: bool) -> None:
+        at, head = self.trainer.position, self.model.head
+        metrics: dict[str, Any] = {
+            "epoch": at.epoch + 1,
+            "loss": loss,
+            "lr": self.trainer.optimizer.param_groups[0]["lr"],
+        }
+        if last or (at.epoch + 1) % self.cfg.eval_every == 0:
+            found = self.evaluate(self.model)
+            self.per_class = found.pop("per_class")
+            metrics |= found
+            self._keep_best(found)
+        self._save()  # the weights with the assignment they were trained with
+        if last:
+            self.calibration = self.evaluate.calibration(self.model)  # before a class can move again
+        if (sigma := head.assignment()) is not None:
+            self.folder.append("assignments", {"epoch": at.epoch + 1, "assignment": sigma.tolist()})
+        metrics |= head.end_epoch(at.epoch)
+        metrics |= {"seconds": self._seconds(), "images_per_second": at.images / max(at.train_seconds, 1e-9)}
+        self.folder.append("metrics", metrics)
+        self.last_metrics = metrics
+        self.console.say(_epoch_line(metrics, self.cfg.epochs))
+
+    def _keep_best(self, found: dict[str, Any]) -> None:
+        at = self.trainer.position
+        value = found["val_macro" if "val_macro" in found else "top1"]
+        if value > at.best:
+            at.best, at.best_top1 = value, found["top1"]
+            self.folder.save({"model": self.model.state_dict()}, "best")
+
+    def _save(self) -> None:
+        self.trainer.position.seconds = self._seconds()
+        self.folder.save(self.trainer.state(), "last")
+        self.saved = time.monotonic()
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def _result(self) -> dict[str, Any]:
+        cfg, at, last = self.cfg, self.trainer.position, self.last_metrics
+        result = {
+            "run_id": self.folder.run_id,
+            "group": identity.group_name(cfg),
+            "dataset": cfg.dataset.name,
+            "method": identity.method_label(cfg),
+            "imbalance": cfg.imbalance,
+            "dimension": cfg.dimension,
+            "seed": cfg.seed,
+            "epochs": cfg.epochs,
+            "num_train": len(self.data.train),
+            "num_test": len(self.data.test),
+            **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "loss")},
+            "top1_best": at.best_top1,
+            "per_class": self.per_class,
+            **self.calibration,
+        }
+        if self.data.holdout is not None:
+            result |= {"holdout": len(self.data.holdout), "val_top1": last["val_top1"], "val_macro": last["val_macro"]}
+        moved = [line["moved"] for line in self.folder.lines("metrics") if "moved" in line]
+        return result | {
+            "moved": moved,
+            "prototypes": cfg.prototypes.kind,
+            "assignment": cfg.assignment.name,
+            "loss_name": cfg.loss.name,
+            "backbone": cfg.backbone.name,
+            "seconds": self._seconds(),
+            "images_per_second": at.images / max(at.train_seconds, 1e-9),
+            "device": str(self.device),
+            "hardware": hardware(self.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "revision": revision(),
+        }
+
+
+def _epoch_line(metrics: dict[str, Any], epochs: int) -> str:
+    parts = [f"epoch {metrics['epoch']}/{epochs}", f"loss {metrics['loss']:.4f}"]
+    parts += [f"{key} {metrics[key]:.2f} %" for key in ("top1", "val_macro") if key in metrics]
+    if "moved" in metrics:
+        parts.append(f"moved {metrics['moved']:.0f}")
+    return "  ".join([*parts, f"{metrics['images_per_second']:.0f} images/s"])
+
+
+def _summary(result: dict[str, Any]) -> str:
+    lines = [
+        f"test accuracy {result['top1']:.2f} % (best epoch {result['top1_best']:.2f} %), {result['seconds']:.0f} s"
+    ]
+    if result["moved"]:
+        lines.append("classes moved, by epoch: " + " ".join(f"{moved:.0f}" for moved in result["moved"]))
+    return "\n".join(lines)

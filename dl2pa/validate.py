@@ -1,0 +1,239 @@
+"""Ranges and combinations that the schema's types cannot say; messages name the key, its value and what is legal."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from dl2pa.backbones.widths import feature_width
+from dl2pa.config import Config, PrototypesConfig
+from dl2pa.errors import UserError
+from dl2pa.prototypes.kinds import KINDS, check, check_option
+
+_CHOICES = {
+    "dataset.label_alignment": ("fixed", "shifted"),
+    "augment.crop": ("pad", "resized"),
+    "backbone.neck": ("none", "linear", "mlp"),
+    "assignment.name": ("static", "hungarian"),
+    "assignment.statistic": ("queue", "ema", "epoch_mean", "loss_matrix"),
+    "assignment.mixed": ("both", "first"),
+    "loss.name": ("squared_cosine", "dot_regression", "cross_entropy"),
+    "loss.reduction": ("mean", "sum"),
+    "loss.weights": ("batch", "global"),
+    "optimizer.name": ("sgd", "adamw"),
+    "schedule.name": ("step", "cosine", "linear"),
+    "schedule.per": ("epoch", "step"),
+    "logger.name": ("local", "wandb"),
+}
+# key: (smallest, largest, whether the smallest itself is legal); None is no bound. A key that is null is not checked.
+_RANGES: dict[str, tuple[float, float | None, bool]] = {
+    "imbalance": (0, 1, False),
+    "dimension": (1, None, True),
+    "seed": (0, 2**32 - 1, True),  # numpy pads a longer one into the next word of its entropy
+    "epochs": (1, None, True),
+    "batch_size": (2, None, True),  # BatchNorm cannot normalise one image
+    "max_steps": (1, None, True),
+    "holdout": (0, 0.9, True),
+    "eval_every": (1, None, True),
+    "dataset.num_classes": (2, None, True),
+    "dataset.channels": (1, None, True),
+    "dataset.size": (1, None, True),
+    "dataset.resize": (1, None, True),
+    "augment.padding": (0, None, True),
+    "augment.jitter": (0, 1, True),
+    "augment.mixup": (0, None, True),
+    "backbone.width": (1, None, True),
+    "method.scale": (0, None, False),
+    "assignment.seed": (0, 2**32 - 1, True),
+    "assignment.momentum": (0, 1, True),
+    "assignment.warmup": (0, 1, True),
+    "assignment.freeze_after": (0, 1, True),
+    "assignment.hysteresis": (0, None, True),
+    "loss.temperature": (0, None, False),
+    "optimizer.lr": (0, None, False),
+    "optimizer.weight_decay": (0, None, True),
+    "optimizer.momentum": (0, 1, True),
+    "schedule.warmup": (0, 1, True),
+    "schedule.gamma": (0, None, False),
+    "runtime.workers": (0, None, True),
+    "runtime.threads": (1, None, True),
+    "runtime.eval_batch_size": (1, None, True),
+    "runtime.checkpoint_minutes": (0, None, False),
+    "logger.finish_seconds": (0, None, True),
+}
+# key: the key that decides whether it is read, and the values of that key under which it is
+_READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{
+        f"assignment.{key}": ("assignment.name", ("hungarian",))
+        for key in ("seed", "statistic", "mixed", "every", "warmup", "freeze_after", "hysteresis")
+    },
+    "assignment.momentum": ("assignment.statistic", ("queue", "ema")),
+    "loss.temperature": ("loss.name", ("cross_entropy",)),
+    "loss.weights": ("loss.name", ("dot_regression",)),
+    "optimizer.momentum": ("optimizer.name", ("sgd",)),
+    "optimizer.nesterov": ("optimizer.name", ("sgd",)),
+    "schedule.milestones": ("schedule.name", ("step",)),
+    "schedule.gamma": ("schedule.name", ("step",)),
+    "method.scale": ("method.variant", ("cos_scaled",)),
+    "augment.padding": ("augment.crop", ("pad",)),
+}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check a composed config before anything is read or written.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    try:
+        OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value: give one") from None
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+    _expect(cfg, "method.head", cfg.method.head in HEADS, f"use one of {_listed(HEADS)}")
+    for key, legal in _CHOICES.items():
+        _expect(cfg, key, OmegaConf.select(cfg, key) in legal, f"use one of {_listed(legal)}")
+    for key, (low, high, closed) in _RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        inside = value is None or (
+            (value >= low if closed else value > low) and (value < math.inf if high is None else value <= high)
+        )
+        _expect(cfg, key, inside, f"use a number {_interval(low, high, closed)}")
+    _check_data(cfg)
+    _check_head(cfg)
+    _check_times(cfg)
+    _check_unread(cfg)
+
+
+def _check_unread(cfg: DictConfig) -> None:
+    """A key that does nothing would give one and the same run several ids."""
+    schema = OmegaConf.structured(Config)
+    for key, (decider, values) in _READ_BY.items():
+        value, chosen = OmegaConf.select(cfg, key), OmegaConf.select(cfg, decider)
+        if chosen not in values and value != OmegaConf.select(schema, key):
+            raise UserError(
+                f"{key}={value} does nothing with {decider}={'null' if chosen is None else chosen}: "
+                f"it is read with {_listed(values)}"
+            )
+
+
+def _check_data(cfg: DictConfig) -> None:
+    name, channels = cfg.dataset.name, cfg.dataset.channels
+    for key in ("mean", "std"):
+        values = list(cfg.dataset[key])
+        if len(values) != channels or (key == "std" and not all(value > 0 for value in values)):
+            above = " over 0" if key == "std" else ""
+            raise UserError(f"dataset.{key}={values} is not legal: use {channels} numbers{above}, one a channel")
+    if cfg.dataset.resize is not None and cfg.dataset.resize < cfg.dataset.size:
+        raise UserError(
+            f"dataset.resize={cfg.dataset.resize} is not legal: use dataset.size={cfg.dataset.size} or more"
+        )
+    if cfg.dataset.long_tail and cfg.imbalance is None:
+        raise UserError(f"imbalance=null does not fit dataset={name}: use a number over 0 up to 1")
+    if not cfg.dataset.long_tail and cfg.imbalance is not None:
+        raise UserError(
+            f"imbalance={cfg.imbalance} does not fit dataset={name}, which is used as it is: "
+            f"use imbalance=null or a long-tail data set such as cifar10_lt"
+        )
+
+
+def _check_head(cfg: DictConfig) -> None:
+    width = feature_width(cfg.backbone.name, cfg.backbone.width)
+    d = cfg.dimension
+    if cfg.backbone.neck == "none" and d != width:
+        raise UserError(
+            f"dimension={d} does not fit backbone={cfg.backbone.name}, whose features have {width}: "
+            f"use dimension={width}, or backbone.neck=linear or mlp for another dimension"
+        )
+    HEADS[cfg.method.head](cfg)
+
+
+def check_learned_head(cfg: DictConfig) -> None:
+    """For heads that learn their class vectors: they have logits, and nothing to assign."""
+    for key, value, legal, why in (
+        ("prototypes", cfg.prototypes.kind, "none", "which learns its class vectors"),
+        ("assignment", cfg.assignment.name, "static", "which has no prototypes to assign"),
+        ("loss", cfg.loss.name, "cross_entropy", "whose scores are logits"),
+    ):
+        if value != legal:
+            option = "softmax" if key == "loss" else legal
+            raise UserError(f"{key}={value} does not fit method={cfg.method.name}, {why}: use {key}={option}")
+    if cfg.loss.temperature != 1:
+        raise UserError(
+            f"loss.temperature={cfg.loss.temperature} does not fit method={cfg.method.name}, whose head scales "
+            f"its logits itself: use loss=softmax (and method.scale)"
+        )
+
+
+def _check_softmax_head(cfg: DictConfig) -> None:
+    variants = ("linear", "cos_unscaled", "cos_scaled", "frozen_linear")
+    _expect(cfg, "method.variant", cfg.method.variant in variants, f"use one of {_listed(variants)}")
+    check_learned_head(cfg)
+
+
+def _check_prototype_head(cfg: DictConfig) -> None:
+    kind = cfg.prototypes.kind
+    if kind == "none":
+        raise UserError(f"prototypes=none does not fit method={cfg.method.name}: use one of {_listed(KINDS)}")
+    if (problem := check(kind, cfg.dataset.num_classes, cfg.dimension)) is not None:
+        raise UserError(problem)
+    _check_prototypes(cfg)
+
+
+# What each method.head asks of the rest of the config.
+HEADS: dict[str, Callable[[DictConfig], None]] = {
+    "prototypes": _check_prototype_head,
+    "softmax": _check_softmax_head,
+}
+
+
+def _check_prototypes(cfg: DictConfig) -> None:
+    kind, own = cfg.prototypes.kind, OmegaConf.structured(PrototypesConfig)
+    if kind == "file" and cfg.prototypes.file is None:
+        raise UserError("prototypes.file=null does not fit prototypes=file: use prototypes.file=PATH")
+    reads = KINDS[kind].reads
+    for key in sorted(set(own) - {"kind"}):
+        value = cfg.prototypes[key]
+        if key in reads and (problem := check_option(key, value)) is not None:
+            raise UserError(f"prototypes.{problem}")
+        if key not in reads and value != own[key]:
+            raise UserError(
+                f"prototypes.{key}={value} does nothing with prototypes={kind}, "
+                f"which reads {_listed(reads) or 'no options'}"
+            )
+
+
+def _check_times(cfg: DictConfig) -> None:
+    every = cfg.assignment.every
+    if every != "step" and not (isinstance(every, int) and not isinstance(every, bool) and every >= 1):
+        raise UserError(f"assignment.every={every} is not legal: use a number of epochs from 1 on, or step")
+    if cfg.assignment.warmup > cfg.assignment.freeze_after:
+        raise UserError(
+            f"assignment.warmup={cfg.assignment.warmup} ends after assignment.freeze_after="
+            f"{cfg.assignment.freeze_after}: no class could ever move"
+        )
+    if cfg.optimizer.nesterov and cfg.optimizer.momentum == 0:
+        raise UserError("optimizer.nesterov=true does not fit optimizer.momentum=0.0: use a momentum over 0")
+    milestones = list(cfg.schedule.milestones)
+    if milestones != sorted(milestones) or not all(0 < milestone <= 1 for milestone in milestones):
+        raise UserError(
+            f"schedule.milestones={milestones} is not legal: use rising shares of the epochs over 0 up to 1"
+        )
+
+
+def _expect(cfg: DictConfig, key: str, holds: bool, legal: str) -> None:
+    if not holds:
+        value = OmegaConf.select(cfg, key)
+        raise UserError(f"{key}={'null' if value is None else value} is not legal: {legal}")
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join("null" if value is None else str(value) for value in values)
+
+
+def _interval(low: float, high: float | None, closed: bool) -> str:
+    start = f"from {low}" if closed else f"over {low}"
+    return f"{start} on" if high is None else f"{start} up to {high}"

@@ -1,0 +1,27 @@
+"""Fixtures for all tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+# The tests' networks are small and two tests run at a time: a second thread costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_root that holds the whole of CIFAR-10 and CIFAR-100 as published."""
+    unpack = SHARED_DATA / "unpack.py"
+    if not unpack.is_file():
+        pytest.skip("the real CIFAR files are not here: no ../shared/data/unpack.py beside the repository")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # unpacked once for all workers
+    with FileLock(shared / "cifar.lock"):
+        subprocess.run([sys.executable, str(unpack), str(shared / "cifar")], check=True)  # keeps what is there
+    return shared / "cifar"

@@ -1,0 +1,66 @@
+"""The command line itself: instant help, the demo, and what an import costs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import LAUNCH, ROOT, command, launch
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(LAUNCH), "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dataset: cifar10, cifar100" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "dl2pa.config" in imported
+    assert not imported & {"torch", "torchvision", "scipy", "sklearn"}
+    assert not list(tmp_path.iterdir()), "help wrote something"
+
+
+@pytest.mark.parametrize("statement", ["import dl2pa", "import dl2pa.validate", "import dl2pa.folder"])
+def test_import_needs_no_torch(statement: str) -> None:
+    found = modules_after(statement)
+    assert "dl2pa" in found
+    assert not found & {"torch", "torchvision", "scipy", "sklearn"}
+
+
+def test_wrong_value_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise AssertionError('torch was imported')")
+    ended = command("dimension=0", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert ended.code == 1
+    assert "dimension=0 is not legal: use a number from 1 on" in ended.said
+    assert "torch was imported" not in ended.said
+
+
+def test_demo_writes_its_folder(tmp_path: Path) -> None:
+    """python launch.py as a newcomer types it, but for two epochs: all it writes is below the current folder."""
+    ended = command("epochs=2", cwd=tmp_path)
+    assert ended.code == 0, ended.said
+    (folder,) = (tmp_path / "runs" / "digits").iterdir()
+    assert {path.name for path in folder.iterdir()} >= {
+        *("config.yaml", "local.yaml", "metrics.jsonl", "assignments.jsonl", "last.pt", "best.pt"),
+        *("log.txt", "result.json"),
+    }
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["num_train"], result["num_test"], result["epochs"]) == (1297, 500, 2)
+    assert f"test accuracy {result['top1']:.2f} %" in ended.said
+    assert "epoch 2/2" in ended.said
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "data"}, "something else was left behind"
+
+
+def test_multirun_of_two(tmp_path: Path) -> None:
+    ended = launch("-m", "seed=0,1", "epochs=1", "max_steps=1", f"runs_dir={tmp_path / 'runs'}", cwd=tmp_path).end()
+    assert ended.code == 0, ended.said
+    results = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("digits/*/result.json")]
+    assert sorted(result["seed"] for result in results) == [0, 1]
+    assert len({result["group"] for result in results}) == 1
