@@ -127,6 +127,14 @@ class ScheduleConfig:
 
 
 @dataclass
+class RecipeConfig:
+    """Backbone, optimizer, schedule, epochs, batch and augmentation together; the choice acts through those keys."""
+
+    name: str = "paper"
+    reduction: str = MISSING  # of the losses that the paper sums over a batch
+
+
+@dataclass
 class CompatConfig:
     """The fixed behaviour, or every switch at the released code's behaviour (docs/compat.md)."""
 
@@ -170,6 +178,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     compat: CompatConfig = field(default_factory=CompatConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -10,8 +10,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dl2pa.config import Config
 
-# Where a run happens and who watches. ``compat`` acts only through the keys that its switches are copied into.
-NOT_IDENTITY = ("runtime", "logger", "compat", "device", "data_root", "runs_dir", "download", "rerun")
+# Where a run happens and who watches. ``recipe`` and ``compat`` act only through other keys.
+NOT_IDENTITY = ("runtime", "logger", "recipe", "compat", "device", "data_root", "runs_dir", "download", "rerun")
 
 
 def result_config(cfg: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dl2pa.backbones.base import Backbone
 from dl2pa.backbones.cifar_resnet import CifarResNet
 from dl2pa.backbones.small import SmallNet
 from dl2pa.backbones.torchvision_nets import resnet50_wide, torchvision_net
+from dl2pa.backbones.whitened import Whitened
 from dl2pa.backbones.widths import CONFIGURABLE, feature_width
 from dl2pa.errors import UserError
 
@@ -18,6 +19,7 @@ _BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet32_lt": partial(CifarResNet, widths=(16, 32, 64), shortcut="pad"),
     "resnet32_lt_wide": partial(CifarResNet, widths=(32, 64, 128), shortcut="pad"),
     "small": SmallNet,
+    "whitened": Whitened,
     "resnet50": partial(torchvision_net, "resnet50"),
     "resnet101": partial(torchvision_net, "resnet101"),
     "resnet152": partial(torchvision_net, "resnet152"),

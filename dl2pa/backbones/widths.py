@@ -7,6 +7,7 @@ FEATURE_WIDTH: dict[str, int] = {
     "resnet32_lt": 64,
     "resnet32_lt_wide": 128,
     "small": 64,
+    "whitened": 128,
     "resnet50": 2048,
     "resnet101": 2048,
     "resnet152": 2048,
@@ -16,7 +17,7 @@ FEATURE_WIDTH: dict[str, int] = {
 }
 """Width of the feature vector; for the names in CONFIGURABLE, the width when none is asked for."""
 
-CONFIGURABLE = frozenset({"small"})
+CONFIGURABLE = frozenset({"small", "whitened"})
 """Backbones whose width can be chosen."""
 
 

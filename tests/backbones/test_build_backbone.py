@@ -32,7 +32,7 @@ def nets() -> dict[str, Backbone]:
 
 
 def test_the_lists_here_are_complete() -> None:
-    assert {*CIFAR, *IMAGENET, "small"} == set(FEATURE_WIDTH)
+    assert {*CIFAR, *IMAGENET, "small", "whitened"} == set(FEATURE_WIDTH)
 
 
 @pytest.mark.parametrize("name", FEATURE_WIDTH)
@@ -42,7 +42,7 @@ def test_table_of_widths_agrees_with_modules(nets: dict[str, Backbone], name: st
     assert nets[name].width == FEATURE_WIDTH[name]
 
 
-@pytest.mark.parametrize("name", [*CIFAR, "small"])
+@pytest.mark.parametrize("name", [*CIFAR, "small", "whitened"])
 @pytest.mark.parametrize("size", [8, 31, 32, 64, 96])
 def test_any_image_size(nets: dict[str, Backbone], name: str, size: int) -> None:
     assert nets[name](torch.empty(2, 3, size, size, device="meta")).shape == (2, FEATURE_WIDTH[name])
@@ -92,6 +92,7 @@ def test_resnet32_with_linear_neck(nets: dict[str, Backbone], dimension: int) ->
         ("resnet32_lt", 32, 68.9),
         ("resnet32_lt", 96, 620),
         ("resnet32_lt_wide", 32, 274.6),
+        ("whitened", 32, 33.06),
     ],
 )
 def test_multiply_adds(nets: dict[str, Backbone], name: str, size: int, millions: float) -> None:
@@ -116,7 +117,7 @@ def test_imagenet_networks_take_colour_alone(name: str) -> None:
         build_backbone(name, in_channels=1)
 
 
-@pytest.mark.parametrize("name", [*CIFAR, "small"])
+@pytest.mark.parametrize("name", [*CIFAR, "small", "whitened"])
 def test_small_networks_take_grey_images(name: str) -> None:
     assert build_backbone(name, in_channels=1)(torch.rand(2, 1, 8, 8)).shape == (2, FEATURE_WIDTH[name])
 
