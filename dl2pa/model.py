@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.statistics import build_statistic
+from dl2pa.backbones.base import Backbone
 from dl2pa.backbones.build import build_backbone, build_neck
 from dl2pa.methods.heads import Head, PrototypeHead, softmax_head
 from dl2pa.seeding import Stream, derive
@@ -20,7 +21,7 @@ class Classifier(nn.Module):
     what the loss is made of in bf16.
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, norm: nn.Module, head: Head, dtype: torch.dtype) -> None:
+    def __init__(self, backbone: Backbone, neck: nn.Module, norm: nn.Module, head: Head, dtype: torch.dtype) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck

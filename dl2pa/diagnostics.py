@@ -1,0 +1,86 @@
+"""What the features look like while they are trained: neural collapse, and where the class means lie."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Moments:
+    """First and second moments of an epoch's training features, by class; on the device, read once an epoch.
+
+    The features are those of the training steps (augmented images, the network as it was at each step); a mixed image
+    counts for both of its classes by their share.
+    """
+
+    def __init__(self, num_classes: int, dimension: int, device: torch.device) -> None:
+        self.counts = torch.zeros(num_classes, device=device)
+        self.sums = torch.zeros(num_classes, dimension, device=device)
+        self.products = torch.zeros(dimension, dimension, device=device)
+
+    def update(self, features: Tensor, share: Tensor) -> None:
+        """Add a batch: features [B, d], and how much of each image counts for each class, share [B, C]."""
+        self.counts += share.sum(dim=0)
+        self.sums.addmm_(share.T, features)
+        self.products.addmm_(features.T, features)
+
+    def means(self) -> Tensor:
+        """[C, d]; zero for a class without images."""
+        return self.sums / self.counts.clamp(min=torch.finfo(self.counts.dtype).tiny).unsqueeze(1)
+
+    def state(self) -> dict[str, Tensor]:
+        return vars(self)
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
+
+def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
+    """Neural collapse of an epoch's features (Papyan, Han and Donoho 2020, section 3), zero where it is complete.
+
+    nc1: tr(S_W S_B^+) / C, the spread within classes relative to that between them. nc2_norms: standard deviation over
+    mean of the centred class means' lengths. nc2_angles: mean distance of their cosines from -1/(C-1), which only
+    d >= C - 1 can reach. With the classes' ``vectors`` [C, d] (weights, or prototypes owned) also nc3, the squared
+    distance between vectors and centred means, each scaled to Frobenius norm one; and cosine_mean and cosine_min, of
+    the raw class means to the vectors. Only classes with images are looked at; fewer than two give nothing.
+    """
+    seen = moments.counts > 0
+    classes = int(seen.sum())
+    if classes < 2:
+        return {}
+    # Small and in double precision: the within-class scatter is a difference of large, nearly equal numbers.
+    counts, means = moments.counts[seen].double(), moments.means()[seen].double()
+    total = counts.sum()
+    within = (moments.products.double() - (means.T * counts) @ means) / total
+    centred = means - means.mean(dim=0)
+    axes, lengths, _ = torch.linalg.svd(centred.T / classes**0.5, full_matrices=False)  # S_B = axes lengths^2 axes^T
+    kept = lengths > 1e-6 * lengths[0]
+    spread = (axes[:, kept] * (within @ axes[:, kept])).sum(dim=0)
+    found = {"nc1": float((spread / lengths[kept].square()).sum() / classes)}
+    norms = centred.norm(dim=1)
+    found["nc2_norms"] = float(norms.std(correction=0) / norms.mean())
+    unit = F.normalize(centred, dim=1)
+    cosines = (unit @ unit.T)[~torch.eye(classes, dtype=torch.bool, device=unit.device)]
+    found["nc2_angles"] = float((cosines + 1 / (classes - 1)).abs().mean())
+    if vectors is not None:
+        owned = vectors.detach()[seen].double()
+        found["nc3"] = float((owned / owned.norm() - centred / centred.norm()).square().sum())
+        cosine = F.cosine_similarity(means, owned, dim=1)
+        found |= {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
+    return found
+
+
+def closeness(vectors: Tensor, similarity: Tensor) -> float | None:
+    """Spearman's rank correlation, over pairs of classes, of ``similarity`` [C, C] and ``vectors`` [C, d].
+
+    Near one when similar classes have near vectors. None where all pairs are alike, as in a simplex.
+    """
+    from scipy.stats import spearmanr
+
+    unit = F.normalize(vectors.detach().double().cpu(), dim=1)
+    rows, columns = np.triu_indices(len(vectors), k=1)
+    near, alike = (unit @ unit.T).numpy()[rows, columns], similarity.double().cpu().numpy()[rows, columns]
+    if np.ptp(near) < 1e-6 or np.ptp(alike) < 1e-6:
+        return None
+    return float(spearmanr(near, alike).statistic)
