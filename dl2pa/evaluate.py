@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dl2pa.metrics import Tally, ece, fit_temperature
@@ -22,11 +23,16 @@ class Evaluation:
     train_counts: Sequence[int]
     device: torch.device
 
-    def __call__(self, model: Classifier) -> dict[str, Any]:
-        """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split."""
-        metrics = self._summary(model, self.test)
+    def __call__(self, model: Classifier, means: Tensor) -> dict[str, Any]:
+        """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split.
+
+        means_top1 is that of the nearest of the training features' class ``means`` [C, d], by cosine, in place of the
+        head: the gap to top1 is what the head loses, or gains, by not following the features.
+        """
+        metrics, by_means = self._summary(model, self.test, means)
+        metrics["means_top1"] = by_means["top1"]
         if self.holdout is not None:
-            held = self._summary(model, self.holdout)
+            held, _ = self._summary(model, self.holdout, means)
             metrics |= {"val_top1": held["top1"], "val_macro": held["macro"]}
         return metrics
 
@@ -39,18 +45,22 @@ class Evaluation:
             found |= {"ece": ece(scores, labels, temperature), "temperature": temperature}
         return found
 
-    def _summary(self, model: Classifier, batches: Batches) -> dict[str, Any]:
-        tally = Tally(len(self.train_counts), self.device)
-        for scores, labels in self._run(model, batches):
-            tally.update(scores, labels)
-        return tally.summary(self.train_counts)
+    def _summary(self, model: Classifier, batches: Batches, means: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+        """By the head, and by the class means."""
+        tallies = [Tally(len(self.train_counts), self.device) for _ in range(2)]
+        directions = F.normalize(means, dim=1)
+        for features, scores, labels in self._run(model, batches):
+            for tally, found in zip(tallies, (scores, features @ directions.T), strict=True):
+                tally.update(found, labels)
+        by_head, by_means = (tally.summary(self.train_counts) for tally in tallies)
+        return by_head, by_means
 
     def _scores(self, model: Classifier, batches: Batches) -> tuple[Tensor, Tensor]:
-        scores, labels = zip(*self._run(model, batches), strict=True)
+        scores, labels = zip(*(found[1:] for found in self._run(model, batches)), strict=True)
         return torch.cat(scores), torch.cat(labels)
 
-    def _run(self, model: Classifier, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    def _run(self, model: Classifier, batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         model.eval()
         with torch.inference_mode():
             for images, labels in batches():
-                yield model(images)[1], labels
+                yield *model(images), labels

@@ -16,8 +16,10 @@ from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform
 from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_device, resolve_precision, revision
+from dl2pa.diagnostics import collapse
 from dl2pa.errors import Stopped, UserError
 from dl2pa.evaluate import Batches, Evaluation
+from dl2pa.flops import training_flops
 from dl2pa.folder import RunFolder
 from dl2pa.losses import build_cost
 from dl2pa.model import Classifier, build_model
@@ -101,6 +103,8 @@ def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: s
         loader=loader.training_loader(
             data.train, image_transform(cfg), batch_size=cfg.batch_size, seed=cfg.seed, **_reading(cfg, device)
         ),
+        num_classes=cfg.dataset.num_classes,
+        dimension=cfg.dimension,
         mixup_alpha=cfg.augment.mixup,
         lr=cfg.optimizer.lr,
         seed=cfg.seed,
@@ -234,9 +238,9 @@ class _Run:
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
         }
         if last or (at.epoch + 1) % self.cfg.eval_every == 0:
-            found = self.evaluate(self.model)
+            found = self.evaluate(self.model, self.trainer.moments.means())
             self.per_class = found.pop("per_class")
-            metrics |= found
+            metrics |= found | collapse(self.trainer.moments, self.model.head.class_vectors())
             self._keep_best(found)
         self._save()  # the weights with the assignment they were trained with
         if last:
@@ -266,6 +270,7 @@ class _Run:
 
     def _result(self) -> dict[str, Any]:
         cfg, at, last = self.cfg, self.trainer.position, self.last_metrics
+        data = cfg.dataset
         result = {
             "run_id": self.folder.run_id,
             "group": identity.group_name(cfg),
@@ -292,6 +297,7 @@ class _Run:
             "loss_name": cfg.loss.name,
             "backbone": cfg.backbone.name,
             "seconds": self._seconds(),
+            "flops": at.images * training_flops(self.model, (data.channels, data.size, data.size), self.device),
             "images_per_second": at.images / max(at.train_seconds, 1e-9),
             "device": str(self.device),
             "hardware": hardware(self.device),

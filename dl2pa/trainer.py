@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dl2pa.data.augment import mixup, mixup_lambdas
 from dl2pa.data.loader import Loader
+from dl2pa.diagnostics import Moments
 from dl2pa.errors import UserError
 from dl2pa.losses import Cost, Target, reduce
 from dl2pa.model import Classifier
@@ -75,6 +76,8 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     loader: Loader
+    num_classes: int
+    dimension: int
     mixup_alpha: float
     lr: float
     seed: int
@@ -84,7 +87,11 @@ class Trainer:
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
         self.meter = Meter(self.device)
+        self.moments = Moments(self.num_classes, self.dimension, self.device)
 
     def fit(self, on_step: Callable[[], None], end_epoch: Callable[[float, bool], None]) -> None:
         """Train from ``position`` to the end.
@@ -109,7 +116,7 @@ class Trainer:
             loss = self.meter.mean(at.epoch, self._lr())  # waits for the device
             at.train_seconds += time.perf_counter() - clock
             end_epoch(loss, at.epoch * steps + goal >= last_step)
-            self.meter = Meter(self.device)
+            self._begin_epoch()
             at.epoch, at.step = at.epoch + 1, 0
 
     def _lambdas(self) -> Tensor | None:
@@ -134,6 +141,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self.moments.update(features.detach(), target.share(self.num_classes))
         self.model.head.observe(features.detach(), cost.detach(), target, at.epoch)
         per_image = loss.detach() / len(labels) if self.reduction == "sum" else loss.detach()
         self.meter.update(per_image, len(labels), at.step)
@@ -149,6 +157,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "position": asdict(self.position),
             "meter": self.meter.state(),
+            "moments": self.moments.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -156,3 +165,4 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.position = Position(**state["position"])
         self.meter.restore(state["meter"])
+        self.moments.restore(state["moments"])

@@ -30,6 +30,10 @@ class Head(nn.Module):
         """[C], the prototype of each class; None where classes own no fixed prototypes."""
         return None
 
+    def class_vectors(self) -> Tensor | None:
+        """[C, d], the direction that stands for each class; None where a class is more than one."""
+        return None
+
 
 class PrototypeHead(Head):
     """Cosine to the fixed prototype that each class owns: scores[b, c] = h_b . w_sigma(c), h = z / |z|.
@@ -49,7 +53,7 @@ class PrototypeHead(Head):
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         features = F.normalize(embedding, dim=1)
-        return features, features @ self.prototypes[self.assigner.sigma].T
+        return features, features @ self.class_vectors().T
 
     def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
         share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
@@ -63,6 +67,9 @@ class PrototypeHead(Head):
 
     def assignment(self) -> Tensor:
         return self.assigner.sigma
+
+    def class_vectors(self) -> Tensor:
+        return self.prototypes[self.assigner.sigma]
 
 
 class LinearHead(Head):
@@ -78,6 +85,9 @@ class LinearHead(Head):
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         return embedding, self.linear(embedding)
 
+    def class_vectors(self) -> Tensor:
+        return self.linear.weight
+
 
 class CosineHead(Head):
     """scores = s cos(z, v_c) with learned v_c: psc.cos_unscaled has s = 1, psc.cos_scaled a useful s."""
@@ -89,7 +99,10 @@ class CosineHead(Head):
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         features = F.normalize(embedding, dim=1)
-        return features, self.scale * (features @ F.normalize(self.weight, dim=1).T)
+        return features, self.scale * (features @ self.class_vectors().T)
+
+    def class_vectors(self) -> Tensor:
+        return F.normalize(self.weight, dim=1)
 
 
 def softmax_head(variant: str, dimension: int, num_classes: int, scale: float) -> Head:
