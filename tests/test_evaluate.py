@@ -8,6 +8,7 @@ from composing import compose_config
 
 from dl2pa.data import datasets
 from dl2pa.data.augment import Normalise
+from dl2pa.evaluate import Evaluation
 from dl2pa.folder import RunFolder
 from dl2pa.metrics import ece
 from dl2pa.predict import load
@@ -37,3 +38,17 @@ def test_a_run_too_short_to_match_says_so(tmp_path: Path, capsys: pytest.Capture
     assert "note: no class will change its prototype" in capsys.readouterr().out
     run(compose_config("epochs=30", "max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))
     assert "note:" not in capsys.readouterr().out
+
+
+def test_accuracy_by_class_means_beside_that_of_the_head() -> None:
+    """Features of two classes whose head calls everything class 0, and whose means tell most of them apart."""
+
+    class Stuck(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images, torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
+
+    features = torch.tensor([[1.0, 0.1], [1.0, -0.2], [0.3, 1.0], [1.0, 0.9]])
+    labels = torch.tensor([0, 0, 1, 1])
+    evaluation = Evaluation(lambda: iter([(features, labels)]), None, [1, 1], torch.device("cpu"))
+    found = evaluation(Stuck(), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+    assert (found["top1"], found["means_top1"]) == (50, 75)
