@@ -282,7 +282,7 @@ class _Run:
             "epochs": cfg.epochs,
             "num_train": len(self.data.train),
             "num_test": len(self.data.test),
-            **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "loss")},
+            **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "means_top1", "loss")},
             "top1_best": at.best_top1,
             "per_class": self.per_class,
             **self.calibration,
