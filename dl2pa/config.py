@@ -4,13 +4,16 @@ A default here never changes once a run has been stored: identity.py leaves out 
 default, so a new key's default must mean what was done before the key existed.
 """
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
+from dl2pa.backbones.widths import feature_width
 from dl2pa.prototypes.kinds import Options
 
 
@@ -29,6 +32,7 @@ class DatasetConfig:
     name: str = MISSING
     source: str = MISSING  # the images it is made of: a name in data/datasets.py
     num_classes: int = MISSING
+    default_dimension: int | None = None  # d where neither method nor command line says one
     long_tail: bool = False
     channels: int = 3
     size: int = MISSING  # pixels a side that the network sees
@@ -63,10 +67,16 @@ class MethodConfig:
     """What turns the d-dimensional embedding into class scores."""
 
     name: str = MISSING
-    head: str = MISSING  # prototypes | softmax
-    variant: str | None = None  # softmax head: linear | cos_unscaled | cos_scaled | frozen_linear
-    scale: float = 10.0  # of cos_scaled's logits
+    head: str = MISSING  # prototypes | softmax | dnc | subspace
+    # softmax head: linear | cos_unscaled | cos_scaled | frozen_linear; subspace head: norm | soft_columns | signed
+    variant: str | None = None
+    scale: float = 10.0  # of cos_scaled's and the subspace head's logits
     bn: bool = False  # affine BatchNorm of the embedding before the head (Yang et al. 2022)
+    normalise: bool = True  # prototypes head: cosines; false takes the embedding's length into the scores
+    vectors: int = 1  # vectors of a class: dnc's sub-centroids, the subspace head's columns
+    column_temperature: float = 0.1  # of soft_columns' weights over the columns
+    bank_batches: int = 10  # dnc: batches between two updates of the sub-centroids
+    momentum: float = 0.9  # dnc: share of a sub-centroid that an update keeps
 
 
 @dataclass
@@ -104,6 +114,8 @@ class LossConfig:
     reduction: str = "mean"  # sum | mean
     weights: str = "batch"  # dot_regression's E: from the batch | global: from the training counts
     temperature: float = 1.0  # cross_entropy
+    smoothing: float = 0.0  # cross_entropy: share of the target that is spread over all classes
+    adjust: float = 0.0  # cross_entropy: times the log prior on the training logits; 1 is the balanced softmax
 
 
 @dataclass
@@ -145,6 +157,8 @@ class CompatConfig:
     freeze_after: float = MISSING
     label_alignment: str = MISSING
     psc_variant: str = MISSING
+    dnc_bank_batches: int = MISSING
+    dnc_momentum: float = MISSING
 
 
 @dataclass
@@ -200,6 +214,23 @@ class Config:
     rerun: bool = False
 
 
+def needed_neck(dimension: int, width: int) -> str:
+    """The neck that brings ``width`` features to ``dimension``: none where they are the same."""
+    return "none" if dimension == width else "linear"
+
+
+# What presets compute their default dimension with: ${subtract:${dataset.num_classes},1}.
+_RESOLVERS: dict[str, Callable[..., Any]] = {
+    "feature_width": feature_width,
+    "max": max,
+    "min": min,
+    "needed_neck": needed_neck,
+    "subtract": operator.sub,
+}
+
+
 def register() -> None:
-    """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml's defaults."""
+    """Make known to Hydra the schema, as ``schema`` the first of conf/config.yaml's defaults, and the resolvers."""
     ConfigStore.instance().store(name="schema", node=Config)
+    for name, resolver in _RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)

@@ -31,6 +31,7 @@ def result_config(cfg: DictConfig) -> dict[str, Any]:
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     assert isinstance(container, dict)
+    container["dataset"].pop("default_dimension")  # acts only through ``dimension``
     return {str(key): value for key, value in container.items() if key not in NOT_IDENTITY}
 
 

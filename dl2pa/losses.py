@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dl2pa.errors import UserError
+
 # (scores [B, C], features [B, d], labels [B]) -> cost [B, C], and how much each class's cost counts: [C], None is one
 Cost = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
@@ -63,9 +65,25 @@ def inverse_frequency(counts: Tensor) -> Tensor:
     return torch.where(present, counts.sum() / present.sum() / counts.clamp(min=1), 1.0)
 
 
-def cross_entropy(scores: Tensor, temperature: float = 1.0) -> Tensor:
-    """-log softmax(scores / temperature)."""
-    return -F.log_softmax(scores / temperature, dim=1)
+def cross_entropy(
+    scores: Tensor, temperature: float = 1.0, smoothing: float = 0.0, bias: Tensor | None = None
+) -> Tensor:
+    """-log softmax(scores / temperature + bias), with bias [C] (None is zero).
+
+    ``smoothing`` e takes the targets (1 - e) one-hot + e / C (Szegedy et al. 2016).
+    """
+    logits = scores / temperature
+    cost = -F.log_softmax(logits if bias is None else logits + bias, dim=1)
+    return cost if smoothing == 0 else (1 - smoothing) * cost + smoothing * cost.mean(dim=1, keepdim=True)
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    """[C], the log share of each class in the training images ``counts`` [C]; raises UserError if one has none."""
+    if (empty := (counts == 0).nonzero().flatten().tolist()) != []:
+        raise UserError(
+            f"loss.adjust needs training images of every class, and class {empty[0]} has none: use loss.adjust=0"
+        )
+    return (counts / counts.sum()).log()
 
 
 def reduce(cost: Tensor, target: Target, reduction: str) -> Tensor:
@@ -78,15 +96,21 @@ def reduce(cost: Tensor, target: Target, reduction: str) -> Tensor:
     return loss.sum() if reduction == "sum" else loss.mean()
 
 
-def build_cost(name: str, weights: str, temperature: float, train_counts: Tensor) -> Cost:
-    """The cost called ``name``; ``train_counts`` [C], on the device, serve weights=global.
+def build_cost(
+    name: str, weights: str, temperature: float, train_counts: Tensor, smoothing: float = 0.0, adjust: float = 0.0
+) -> Cost:
+    """The cost called ``name``; ``train_counts`` [C], on the device, serve weights=global and adjust.
 
     With weights=batch, dot regression counts the batch's ``labels`` (with mixup the unmixed first ones).
+
+    ``adjust`` times the log prior is added to cross_entropy's logits (logit adjustment, Menon et al. 2021, eq. 10; one
+    is the balanced softmax of Ren et al. 2020). It is part of the loss alone: predictions use the scores as they are.
     """
     if name == "squared_cosine":
         return lambda scores, features, labels: (squared_cosine(scores), None)
     if name == "cross_entropy":
-        return lambda scores, features, labels: (cross_entropy(scores, temperature), None)
+        bias = None if adjust == 0 else adjust * log_prior(train_counts)
+        return lambda scores, features, labels: (cross_entropy(scores, temperature, smoothing, bias), None)
     fixed = inverse_frequency(train_counts)
 
     def weighted(scores: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,9 @@ from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.statistics import build_statistic
 from dl2pa.backbones.base import Backbone
 from dl2pa.backbones.build import build_backbone, build_neck
+from dl2pa.methods.dnc import NearestCentroidsHead
 from dl2pa.methods.heads import Head, PrototypeHead, softmax_head
+from dl2pa.methods.subspace import SubspaceHead
 from dl2pa.seeding import Stream, derive
 
 
@@ -62,14 +64,40 @@ def _prototype_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
         first = torch.randperm(num_classes, generator=generator)
         statistic = build_statistic(options.statistic, num_classes, dimension, options.momentum, generator)
         assigner = Assigner(first, dimension, timetable, statistic, options.hysteresis)
-    return PrototypeHead(prototypes, assigner, mixed=options.mixed == "both")
+    return PrototypeHead(prototypes, assigner, mixed=options.mixed == "both", normalise=cfg.method.normalise)
 
 
 def _softmax_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
     return softmax_head(cfg.method.variant, cfg.dimension, cfg.dataset.num_classes, cfg.method.scale)
 
 
+def _dnc_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
+    options = cfg.method
+    return NearestCentroidsHead(
+        cfg.dimension,
+        cfg.dataset.num_classes,
+        options.vectors,
+        bank_batches=options.bank_batches,
+        batch_size=cfg.batch_size,
+        momentum=options.momentum,
+    )
+
+
+def _subspace_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
+    options = cfg.method
+    return SubspaceHead(
+        cfg.dimension,
+        cfg.dataset.num_classes,
+        options.vectors,
+        options.scale,
+        options.variant,
+        options.column_temperature,
+    )
+
+
 _HEADS: dict[str, Callable[[DictConfig, Tensor | None], Head]] = {
     "prototypes": _prototype_head,
     "softmax": _softmax_head,
+    "dnc": _dnc_head,
+    "subspace": _subspace_head,
 }

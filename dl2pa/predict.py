@@ -92,7 +92,7 @@ def load(run: str | Path, which: str = "last") -> Model:
         model = build_model(cfg, state["model"].get("head.prototypes"), DTYPES[result["precision"]])
     model.load_state_dict(state["model"])
     module = Scorer(model.to(memory_format=torch.channels_last)).eval()
-    score = "cosine" if cfg.method.head == "prototypes" else "logit"
+    score = "cosine" if cfg.method.head == "prototypes" and cfg.method.normalise else "logit"
     return Model(
         module,
         Preparation(cfg),

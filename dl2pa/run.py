@@ -94,7 +94,14 @@ def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: s
     schedule = cfg.schedule
     return Trainer(
         model=model,
-        cost=build_cost(cfg.loss.name, cfg.loss.weights, cfg.loss.temperature, counts.to(device)),
+        cost=build_cost(
+            cfg.loss.name,
+            cfg.loss.weights,
+            cfg.loss.temperature,
+            counts.to(device),
+            cfg.loss.smoothing,
+            cfg.loss.adjust,
+        ),
         reduction=cfg.loss.reduction,
         optimizer=make_optimizer(cfg, model),
         schedule=Schedule(

@@ -46,12 +46,18 @@ _RANGES: dict[str, tuple[float, float | None, bool]] = {
     "augment.mixup": (0, None, True),
     "backbone.width": (1, None, True),
     "method.scale": (0, None, False),
+    "method.vectors": (1, None, True),
+    "method.column_temperature": (0, None, False),
+    "method.bank_batches": (1, None, True),
+    "method.momentum": (0, 1, True),
     "assignment.seed": (0, 2**32 - 1, True),
     "assignment.momentum": (0, 1, True),
     "assignment.warmup": (0, 1, True),
     "assignment.freeze_after": (0, 1, True),
     "assignment.hysteresis": (0, None, True),
     "loss.temperature": (0, None, False),
+    "loss.smoothing": (0, 1, True),
+    "loss.adjust": (0, None, True),
     "optimizer.lr": (0, None, False),
     "optimizer.weight_decay": (0, None, True),
     "optimizer.momentum": (0, 1, True),
@@ -70,13 +76,19 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
         for key in ("seed", "statistic", "mixed", "every", "warmup", "freeze_after", "hysteresis")
     },
     "assignment.momentum": ("assignment.statistic", ("queue", "ema")),
-    "loss.temperature": ("loss.name", ("cross_entropy",)),
+    **{f"loss.{key}": ("loss.name", ("cross_entropy",)) for key in ("temperature", "smoothing", "adjust")},
     "loss.weights": ("loss.name", ("dot_regression",)),
     "optimizer.momentum": ("optimizer.name", ("sgd",)),
     "optimizer.nesterov": ("optimizer.name", ("sgd",)),
     "schedule.milestones": ("schedule.name", ("step",)),
     "schedule.gamma": ("schedule.name", ("step",)),
-    "method.scale": ("method.variant", ("cos_scaled",)),
+    "method.variant": ("method.head", ("softmax", "subspace")),
+    "method.scale": ("method.variant", ("cos_scaled", "norm", "soft_columns", "signed")),
+    "method.normalise": ("method.head", ("prototypes",)),
+    "method.vectors": ("method.head", ("dnc", "subspace")),
+    "method.column_temperature": ("method.variant", ("soft_columns",)),
+    "method.bank_batches": ("method.head", ("dnc",)),
+    "method.momentum": ("method.head", ("dnc",)),
     "augment.padding": ("augment.crop", ("pad",)),
 }
 
@@ -180,13 +192,41 @@ def _check_prototype_head(cfg: DictConfig) -> None:
         raise UserError(f"prototypes=none does not fit method={cfg.method.name}: use one of {_listed(KINDS)}")
     if (problem := check(kind, cfg.dataset.num_classes, cfg.dimension)) is not None:
         raise UserError(problem)
+    if not cfg.method.normalise and cfg.loss.name == "squared_cosine":
+        raise UserError(
+            f"method.normalise=false does not fit loss={cfg.loss.name}, which compares directions: "
+            f"use loss=cross_entropy or dot_regression"
+        )
+    if cfg.loss.adjust != 0 and cfg.assignment.name == "hungarian" and cfg.assignment.statistic == "loss_matrix":
+        raise UserError(
+            f"assignment.statistic=loss_matrix does not fit loss.adjust={cfg.loss.adjust}, under which the loss of one "
+            f"class depends on what prototypes the others own: use epoch_mean, ema or queue"
+        )
     _check_prototypes(cfg)
+
+
+def _check_subspace_head(cfg: DictConfig) -> None:
+    variants = ("norm", "soft_columns", "signed")
+    _expect(cfg, "method.variant", cfg.method.variant in variants, f"use one of {_listed(variants)}")
+    if cfg.method.vectors > cfg.dimension:
+        raise UserError(
+            f"method.vectors={cfg.method.vectors} does not fit dimension={cfg.dimension}, which holds no more than "
+            f"{cfg.dimension} orthonormal columns"
+        )
+    if cfg.method.variant == "signed" and cfg.method.vectors != 1:
+        raise UserError(
+            f"method.vectors={cfg.method.vectors} does not fit method.variant=signed, a single direction a class: "
+            f"use method.vectors=1"
+        )
+    check_learned_head(cfg)
 
 
 # What each method.head asks of the rest of the config.
 HEADS: dict[str, Callable[[DictConfig], None]] = {
     "prototypes": _check_prototype_head,
     "softmax": _check_softmax_head,
+    "dnc": check_learned_head,
+    "subspace": _check_subspace_head,
 }
 
 

@@ -20,6 +20,8 @@ SWITCHES = {
     "freeze_after": ("assignment.freeze_after", ["dataset=cifar100"]),
     "label_alignment": ("dataset.label_alignment", ["dataset=svhn_lt"]),
     "psc_variant": ("method.variant", ["dataset=cifar100", "method=psc"]),
+    "dnc_bank_batches": ("method.bank_batches", ["dataset=cifar100", "method=dnc"]),
+    "dnc_momentum": ("method.momentum", ["dataset=cifar100", "method=dnc"]),
 }
 
 
@@ -68,6 +70,8 @@ def test_each_switch_reaches_its_key(switch: str, name: str) -> None:
         (["dataset=svhn_lt"], ["prototypes", "statistic", "mixed", "freeze_after", "label_alignment"]),
         (["dataset=cifar100", "method=psc"], ["psc_variant"]),
         (["dataset=svhn_lt", "method=psc"], ["label_alignment", "psc_variant"]),
+        (["dataset=cifar100", "method=dnc"], ["dnc_bank_batches", "dnc_momentum"]),
+        (["dataset=cifar100", "method=tsc"], ["prototypes"]),
     ],
 )
 def test_paper_changes_its_switches_and_nothing_else(words: list[str], switches: list[str]) -> None:

@@ -37,7 +37,7 @@ def words_of(name: str, root: Path, *more: str) -> list[str]:
 
 def few_steps(root: Path, *words: str) -> DictConfig:
     """Digits in batches of 40: three steps an epoch with ``few_digits``."""
-    moving = [] if "method=psc" in words else ["assignment.freeze_after=1"]
+    moving = [] if {"method=psc", "method=dnc"} & set(words) else ["assignment.freeze_after=1"]
     fixed = ["epochs=3", "batch_size=40", "runtime.threads=1", "device=cpu", *moving]
     places = [f"runs_dir={root / 'runs'}", f"data_root={root.parent / 'data'}"]
     return compose_config(*fixed, *places, *words)
@@ -210,7 +210,16 @@ def test_statistics_survive(tmp_path: Path, statistic: str, every: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["method=psc"], ["optimizer=adamw"], ["schedule=triangular"], ["eval_every=2"]], ids=str
+    "words",
+    [
+        ["method=psc"],
+        # The bank is emptied after every second step: the fifth, the last before the interruption, is in it.
+        ["method=dnc", "method.bank_batches=2", "augment.mixup=1"],
+        ["optimizer=adamw"],
+        ["schedule=triangular"],
+        ["eval_every=2"],
+    ],
+    ids=str,
 )
 def test_other_parts_survive(tmp_path: Path, words: list[str]) -> None:
     with with_few_digits():

@@ -38,24 +38,29 @@ class Head(nn.Module):
 class PrototypeHead(Head):
     """Cosine to the fixed prototype that each class owns: scores[b, c] = h_b . w_sigma(c), h = z / |z|.
 
+    With ``normalise`` false h = z, and an embedding's length counts (Kasarla et al. 2022).
+
     Args:
         prototypes: [C, d] unit rows, never trained.
         assigner: holds sigma and moves it.
         mixed: whether a mixup image counts for both of its labels in the assigner's statistics.
     """
 
-    def __init__(self, prototypes: Tensor, assigner: Assigner, mixed: bool = True) -> None:
+    def __init__(self, prototypes: Tensor, assigner: Assigner, mixed: bool = True, normalise: bool = True) -> None:
         super().__init__()
         self.mixed = mixed
+        self.normalise = normalise
         self.assigner = assigner
         self.prototypes: Tensor
         self.register_buffer("prototypes", prototypes.clone())
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        features = F.normalize(embedding, dim=1)
+        features = F.normalize(embedding, dim=1) if self.normalise else embedding
         return features, features @ self.class_vectors().T
 
     def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+        if not self.normalise:
+            features = F.normalize(features, dim=1)  # the statistics are of directions
         share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
         self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights)
 

@@ -1,0 +1,123 @@
+"""Deep nearest centroids (Wang et al., ICLR 2023): a class is its K sub-centroids, which follow the features."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dl2pa.losses import Target, membership
+from dl2pa.methods.heads import Head
+
+
+class NearestCentroidsHead(Head):
+    """scores[b] = LayerNorm over the classes of max_k x_b . p_ck, with x = unit(LayerNorm(z)); p gets no gradient.
+
+    Training batches are kept in a bank. When it holds ``bank_batches`` of them, the features of each class are spread
+    evenly over its sub-centroids (``balanced_transport``), and p_ck <- unit(m p_ck + (1 - m) unit(sum of the features
+    given to it)), where only features count that the head classifies correctly. The bank is then emptied.
+
+    The whole bank is part of a checkpoint, 4 bytes x ``dimension`` an image, so that a resumed run goes on with it.
+
+    Args:
+        sub_centroids: K.
+        bank_batches: batches between two updates; the released code has 1000 for ResNets, 500 for Swin-T.
+        batch_size: the largest number of images in a batch.
+        momentum: m; the released code has .999, with which sub-centroids hardly leave their random start.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        num_classes: int,
+        sub_centroids: int,
+        *,
+        bank_batches: int,
+        batch_size: int,
+        momentum: float,
+    ) -> None:
+        super().__init__()
+        self.bank_batches = bank_batches
+        self.batch_size = batch_size
+        self.momentum = momentum
+        self.batches = 0  # in the bank; counted here and not on the device, which would have to be waited for
+        self.norm = nn.LayerNorm(dimension)
+        self.score_norm = nn.LayerNorm(num_classes)
+        start = nn.init.trunc_normal_(torch.empty(num_classes, sub_centroids, dimension), std=0.02)
+        self.centroids: Tensor
+        self.first: Tensor
+        self.bank: Tensor
+        self.bank_labels: Tensor
+        self.register_buffer("centroids", F.normalize(start, dim=2))
+        self.register_buffer("first", self.centroids.clone())
+        self.register_buffer("bank", torch.zeros(bank_batches * batch_size, dimension))
+        self.register_buffer("bank_labels", torch.full((bank_batches * batch_size,), -1))  # -1 is an empty place
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.normalize(self.norm(embedding), dim=1)
+        return features, self._scores(features)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        cosines = torch.einsum("bd,ckd->bck", features, self.centroids)
+        scores: Tensor = self.score_norm(cosines.amax(dim=2))
+        return scores
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+        """A mixup image counts for the label that has the larger share in it."""
+        labels = target.labels
+        if target.other is not None and target.lam is not None:
+            labels = torch.where(target.lam >= 0.5, labels, target.other)
+        start = self.batches * self.batch_size
+        self.bank[start : start + len(features)] = features
+        self.bank_labels[start : start + len(features)] = labels
+        self.batches += 1
+        if self.batches == self.bank_batches:
+            self._update()
+            self.bank_labels.fill_(-1)
+            self.batches = 0
+
+    def _update(self) -> None:
+        own = self.bank_labels.clamp(min=0)
+        share = membership(self.bank_labels, len(self.centroids)).to(self.bank.dtype)
+        predicted = torch.cat([self._scores(part).argmax(dim=1) for part in self.bank.split(self.batch_size)])
+        correct = share * (predicted == own).unsqueeze(1)
+        similarities = torch.cat(
+            [
+                torch.einsum("nd,nkd->nk", part, self.centroids[label])
+                for part, label in zip(self.bank.split(self.batch_size), own.split(self.batch_size), strict=True)
+            ]
+        )
+        chosen = balanced_transport(similarities, share).argmax(dim=1)
+        for k in range(self.centroids.shape[1]):
+            given = correct * (chosen == k).unsqueeze(1)
+            mean = F.normalize(given.T @ self.bank, dim=1)
+            moved = F.normalize(self.momentum * self.centroids[:, k] + (1 - self.momentum) * mean, dim=1)
+            self.centroids[:, k] = torch.where(given.any(dim=0).unsqueeze(1), moved, self.centroids[:, k])
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """cosine_first: mean cosine between the sub-centroids and their random start, one as long as none has moved."""
+        return {"cosine_first": (self.centroids * self.first).sum(dim=2).mean().item()}
+
+    def get_extra_state(self) -> int:
+        return self.batches
+
+    def set_extra_state(self, state: int) -> None:
+        self.batches = state
+
+
+def balanced_transport(similarities: Tensor, share: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Entropic transport of each class's features to its K sub-centroids, each of which takes the same mass.
+
+    Sinkhorn scaling of exp(similarity / epsilon), the simpler of the two solvers in the released code.
+
+    Args:
+        similarities: [N, K], cosine of each feature to the sub-centroids of its own class.
+        share: [N, C], one where a feature is of the class; rows of zeros are left out.
+
+    Returns: [N, K], rows summing to one.
+    """
+    plan = ((similarities - 1) / epsilon).exp()  # at most one, and at least exp(-40): no overflow in fp32
+    tiny = torch.finfo(plan.dtype).tiny
+    for _ in range(iterations):
+        plan = plan / (share @ (share.T @ plan)).clamp(min=tiny)
+        plan = plan / plan.sum(dim=1, keepdim=True).clamp(min=tiny)
+    return plan
