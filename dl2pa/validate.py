@@ -10,7 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from dl2pa.backbones.widths import feature_width
 from dl2pa.config import Config, PrototypesConfig
 from dl2pa.errors import UserError
-from dl2pa.prototypes.kinds import KINDS, check, check_option
+from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
 
 _CHOICES = {
     "dataset.label_alignment": ("fixed", "shifted"),
@@ -203,6 +203,9 @@ def _check_prototype_head(cfg: DictConfig) -> None:
             f"class depends on what prototypes the others own: use epoch_mean, ema or queue"
         )
     _check_prototypes(cfg)
+    options = {str(key): value for key, value in cfg.prototypes.items() if key != "kind"}
+    if (problem := check_fit(kind, cfg.dataset.num_classes, cfg.dimension, **options)) is not None:
+        raise UserError(problem)
 
 
 def _check_subspace_head(cfg: DictConfig) -> None:

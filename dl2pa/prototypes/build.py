@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from dl2pa.errors import UserError
-from dl2pa.prototypes.kinds import KINDS, Options, check, check_option
+from dl2pa.prototypes.files import content_hash
+from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option, options_of
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +22,16 @@ log = logging.getLogger(__name__)
 def build(num_classes: int, dimension: int, kind: str, seed: int | None = None, **options: Any) -> torch.Tensor:
     """Prototypes [C, d], float32 unit rows on the CPU; options as in kinds.Options, of which the kind may ignore some.
 
-    Raises UserError for an unknown kind, sizes the kind cannot do, an option out of range, or a kind that reads a seed
-    without one; TypeError for an option that no kind has.
+    Raises UserError for an unknown kind, sizes the kind cannot do, alone or with these options, an option out of range,
+    or a kind that reads a seed without one; TypeError for an option that no kind has.
     """
-    if problem := check(kind, num_classes, dimension):
-        raise UserError(problem)
-    read = _options_read(kind, seed, options)
+    read = _options_read(num_classes, dimension, kind, seed, options)
     module, function = KINDS[kind].builder.split(":")
     builder = getattr(importlib.import_module(f"dl2pa.prototypes.{module}"), function)
     # One BLAS thread: the result then depends on no thread count, and waiting OpenBLAS threads made the optimised kinds
     # 30 times slower on a busy machine (C = 200: 30 s instead of 1 s).
     with threadpool_limits(limits=1, user_api="blas"):
-        points: torch.Tensor = builder(num_classes, dimension, **read)
+        points = torch.as_tensor(builder(num_classes, dimension, **read))
     return points.float().contiguous()
 
 
@@ -41,10 +41,9 @@ def cached(
     """The same prototypes, built once and then read from cache_dir (made if absent), also by processes in parallel.
 
     A cached file that is damaged is built anew, with a warning: its name says all that is in it, so nothing is lost.
-    kind=file is never cached: the file is there already.
+    A kind that is not worth keeping is built each time.
     """
-    if problem := check(kind, num_classes, dimension):  # before anything is written
-        raise UserError(problem)
+    _options_read(num_classes, dimension, kind, seed, options)  # raises before anything is written
     if not KINDS[kind].cached:
         return build(num_classes, dimension, kind, seed, **options)
     path = cache_path(cache_dir, num_classes, dimension, kind, seed, **options)
@@ -65,9 +64,15 @@ def cached(
 def cache_path(
     cache_dir: Path, num_classes: int, dimension: int, kind: str, seed: int | None = None, **options: Any
 ) -> Path:
-    """Where `cached` keeps these prototypes: a name made of the kind, C, d and the options that the kind reads."""
-    words = [kind, f"c{num_classes}", f"d{dimension}"]
-    words += [f"{_SHORT.get(name, name)}{value}" for name, value in _options_read(kind, seed, options).items()]
+    """Where `cached` keeps these prototypes: a name made of the kind, C, d and the options that the kind reads.
+
+    An option without a value is left out, and of a file its content counts.
+    """
+    version = KINDS[kind].version
+    words = [kind if version == 1 else f"{kind}-v{version}", f"c{num_classes}", f"d{dimension}"]
+    for name, value in _options_read(num_classes, dimension, kind, seed, options).items():
+        if value is not None:
+            words.append(f"{_SHORT.get(name, name)}{content_hash(value)[:12] if name == 'file' else value}")
     return Path(cache_dir) / ("-".join(words) + ".npy")
 
 
@@ -79,18 +84,24 @@ def write(path: Path, points: torch.Tensor) -> None:
     os.replace(aside, path)
 
 
-_SHORT = {"batch_size": "batch", "tolerance": "tol"}
+_SHORT = {"batch_size": "batch", "tolerance": "tol", "word_weight": "weight"}
 
 
-def _options_read(kind: str, seed: int | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that this kind reads, in its row's order, with defaults filled in and ranges checked."""
-    complete = Options(seed=seed, **options)
+def _options_read(
+    num_classes: int, dimension: int, kind: str, seed: int | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options that this kind reads, in its row's order, with defaults filled in and everything checked."""
+    if problem := check(kind, num_classes, dimension):
+        raise UserError(problem)
+    complete = replace(options_of(kind), seed=seed, **options)
     read = {name: getattr(complete, name) for name in KINDS[kind].reads}
     if "seed" in read and seed is None:
         raise UserError(f"seed=null: kind={kind} draws at random and needs a seed, an integer from 0 on")
     for name, value in read.items():
         if problem := check_option(name, value):
             raise UserError(problem)
+    if problem := check_fit(kind, num_classes, dimension, **options):
+        raise UserError(problem)
     return read
 
 

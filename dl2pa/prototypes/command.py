@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dl2pa.errors import UserError
-from dl2pa.prototypes.kinds import KINDS, Options, check, check_option
+from dl2pa.prototypes.kinds import KINDS, Options, check, check_fit, check_option, options_of
 
 _DEFAULT = Options()
 
 
 @dataclass
 class PrototypesCommand:
-    """The KEY=VALUE words of the command. The first three must be given; out=FILE.npy writes a further copy there."""
+    """The KEY=VALUE words of the command. The first three must be given; out=FILE.npy writes a further copy there.
+
+    An option that is not given takes its kind's own default.
+    """
 
     num_classes: int = MISSING
     dimension: int = MISSING
@@ -27,6 +31,10 @@ class PrototypesCommand:
     tolerance: float = _DEFAULT.tolerance
     file: str | None = _DEFAULT.file
     key: str | None = _DEFAULT.key
+    tau: Any = _DEFAULT.tau
+    words: str | None = _DEFAULT.words
+    word_weight: float = _DEFAULT.word_weight
+    reduce: str = _DEFAULT.reduce
     out: str | None = None
     data_root: str = "data"
 
@@ -55,7 +63,8 @@ def main(arguments: Sequence[str]) -> None:
         rows.append(("file", str(cache_path(folder, *wanted, **options))))
     else:
         points = build(*wanted, **options)
-        rows.append(("read", str(command.file)))
+        if command.file is not None:
+            rows.append(("read", command.file))
     if command.out is not None:
         copy = Path(command.out)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +88,19 @@ def parse(arguments: Sequence[str]) -> PrototypesCommand:
     command, given = _typed(arguments)
     if problem := check(command.kind, command.num_classes, command.dimension):
         raise UserError(problem)
-    reads = KINDS[command.kind].reads
+    reads, defaults = KINDS[command.kind].reads, options_of(command.kind)
     for option in fields(Options):
+        if option.name not in given and option.name != "seed":
+            setattr(command, option.name, getattr(defaults, option.name))
         value = getattr(command, option.name)
         if option.name in given and option.name not in reads:
             readable = ", ".join(reads) or "no option"
             raise UserError(f"{option.name}={value}: kind={command.kind} does not read it; it reads {readable}")
         if problem := check_option(option.name, value):
             raise UserError(problem)
+    asked = {option.name: getattr(command, option.name) for option in fields(Options) if option.name in given}
+    if problem := check_fit(command.kind, command.num_classes, command.dimension, **asked):
+        raise UserError(problem)
     if command.out is not None and Path(command.out).suffix != ".npy":
         raise UserError(f"out={command.out}: must end in .npy, the format that is written")
     return command
@@ -104,7 +118,7 @@ def _typed(arguments: Sequence[str]) -> tuple[PrototypesCommand, set[str]]:
         if name not in types:
             raise UserError(f"{word}: unknown key '{name}'; known are {', '.join(types)}")
         try:
-            config[name] = value
+            config[name] = _number_if_it_is(value) if types[name] is Any else value
             OmegaConf.select(config, name, throw_on_missing=True)  # an interpolation or ??? shows only when it is read
         except OmegaConfBaseException as error:
             expected = "an integer" if types[name] is int else "a number" if types[name] is float else "a text"
@@ -116,3 +130,10 @@ def _typed(arguments: Sequence[str]) -> tuple[PrototypesCommand, set[str]]:
     command = OmegaConf.to_object(config)
     assert isinstance(command, PrototypesCommand)
     return command, given
+
+
+def _number_if_it_is(value: str) -> str | float:
+    try:
+        return float(value)
+    except ValueError:
+        return value

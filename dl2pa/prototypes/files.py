@@ -25,19 +25,8 @@ def load(num_classes: int, dimension: int, *, file: str | None, key: str | None)
     """
     if file is None:
         raise UserError("file=null: kind=file needs file=PATH, a .npy, .npz, .safetensors, .pth or .pt file")
-    path = Path(file)
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise UserError(f"file={file}: unknown ending '{path.suffix}'; known are {', '.join(_READERS)}")
-    if not path.is_file():
-        raise UserError(f"file={file}: no such file")
-    try:
-        array, used_key = _READERS[suffix](path, key)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"file={file}: cannot be read as {suffix}: {reason}") from error
-    points = _as_matrix(array, file)
-    by_column = suffix in (".pth", ".pt") and used_key == _REFERENCE_KEY
+    points, used_key = read_matrix(file, key)
+    by_column = Path(file).suffix.lower() in (".pth", ".pt") and used_key == _REFERENCE_KEY
     if tuple(points.shape) == (num_classes, dimension) and not (num_classes == dimension and by_column):
         rows = points
     elif tuple(points.shape) == (dimension, num_classes):
@@ -54,6 +43,22 @@ def load(num_classes: int, dimension: int, *, file: str | None, key: str | None)
         raise UserError(f"file={file}: prototype {int((lengths == 0).int().argmax())} is zero and has no direction")
     unit: torch.Tensor = rows / lengths
     return unit
+
+
+def read_matrix(file: str, key: str | None) -> tuple[torch.Tensor, str | None]:
+    """The matrix stored in `file`, float64, and the key it was found at; raises UserError if there is none."""
+    path = Path(file)
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise UserError(f"file={file}: unknown ending '{path.suffix}'; known are {', '.join(_READERS)}")
+    if not path.is_file():
+        raise UserError(f"file={file}: no such file")
+    try:
+        array, used_key = _READERS[suffix](path, key)
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"file={file}: cannot be read as {suffix}: {reason}") from error
+    return _as_matrix(array, file), used_key
 
 
 def content_hash(file: str | Path) -> str:

@@ -1,0 +1,102 @@
+"""Prototypes by gradient descent on the largest cosines. All return [C, d] float64 unit rows; cost grows with C^2 d."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dl2pa.prototypes.draws import generator, random_points
+from dl2pa.prototypes.energy import Points, smooth_maximum_cosine
+from dl2pa.prototypes.words import word_vectors
+
+_MOMENTUM = 0.9
+_NEIGHBOURS = 2
+
+
+def separation(num_classes: int, dimension: int, *, seed: int, steps: int, lr: float) -> torch.Tensor:
+    """The prototypes of HPN (Mettes et al., NeurIPS 2019, eq. 6): mean over c of max_(c' != c) cos(w_c, w_c').
+
+    From normalised Gaussians, `steps` steps of SGD at `lr`, renormalised after each. Their momentum has no effect: the
+    optimiser is made anew at every step. All pairs are seen in every step.
+    """
+    return _descend(num_classes, dimension, None, seed, steps, lr)
+
+
+def separation_semantic(
+    num_classes: int,
+    dimension: int,
+    *,
+    seed: int,
+    steps: int,
+    lr: float,
+    words: str | None,
+    file: str | None,
+    key: str | None,
+    word_weight: float,
+) -> torch.Tensor:
+    """HPN's prototypes with privileged information (Mettes et al., NeurIPS 2019, eq. 7 to 9): order follows the words.
+
+    To the loss of `separation` comes `word_weight` times the mean over all triplets (i, j, k), j one of the 2 word
+    vectors nearest to i and k any other, of -log sigmoid(cos_ij - cos_ik) (RankNet, Burges et al. 2005). The released
+    script means this term but does not run. `words`, `file` and `key` as in word_vectors.
+    """
+    ranking = WordRanking(word_vectors(words, num_classes, file, key), word_weight)
+    return _descend(num_classes, dimension, ranking, seed, steps, lr)
+
+
+class WordRanking:
+    """The ranking term of word vectors [C, D], C >= 4, as the derivative of the loss by the prototypes' cosines."""
+
+    def __init__(self, vectors: Points, weight: float) -> None:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        similarity = unit @ unit.T
+        np.fill_diagonal(similarity, -np.inf)
+        count = len(unit)
+        self.rows = np.arange(count)[:, None]
+        self.nearest: npt.NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
+        self.others = np.ones((count, 1, count))
+        self.others[self.rows, 0, self.nearest] = 0
+        self.others[self.rows, 0, self.rows] = 0
+        self.share = weight / (count * _NEIGHBOURS * (count - 1 - _NEIGHBOURS))
+
+    def slope(self, cosines: Points) -> Points:
+        """[C, C]: the term's derivative by cos_ij, where ij and ji count as two."""
+        lead = cosines[self.rows, self.nearest][:, :, None] - cosines[:, None, :]  # [C, 2, C]: cos_ij - cos_ik
+        pull = self.share * self.others / (1 + np.exp(lead))
+        slope: Points = pull.sum(axis=1)
+        slope[self.rows, self.nearest] = -pull.sum(axis=2)
+        return slope
+
+
+def _descend(
+    num_classes: int, dimension: int, ranking: WordRanking | None, seed: int, steps: int, lr: float
+) -> torch.Tensor:
+    points = random_points(num_classes, dimension, generator(seed)).numpy()
+    rows = np.arange(num_classes)
+    for _ in range(steps):
+        cosines = points @ points.T
+        np.fill_diagonal(cosines, -np.inf)
+        nearest = cosines.argmax(axis=1)
+        if ranking is None:
+            slope = np.zeros_like(cosines)
+        else:
+            np.fill_diagonal(cosines, 1)
+            slope = ranking.slope(cosines)
+        slope[rows, nearest] += 1 / num_classes
+        points = points - lr * (slope + slope.T) @ points
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return torch.from_numpy(points)
+
+
+def softmax_separation(num_classes: int, dimension: int, *, seed: int, steps: int, lr: float) -> torch.Tensor:
+    """(1 / T) logsumexp_(i<j) (T cos_ij), T = 1 + C step / steps (Lindstrom et al., GRaM 2024).
+
+    From normalised Gaussians, `steps` steps of SGD at `lr` with momentum 0.9, renormalised after each.
+    """
+    points = random_points(num_classes, dimension, generator(seed)).numpy()
+    velocity = np.zeros_like(points)
+    for step in range(steps):
+        _, gradient = smooth_maximum_cosine(points, 1 + num_classes * step / steps)
+        velocity = _MOMENTUM * velocity + gradient
+        points = points - lr * velocity
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return torch.from_numpy(points)
