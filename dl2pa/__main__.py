@@ -10,6 +10,7 @@ USAGE = """\
 usage: python -m dl2pa VERB ...
 
   run FOLDER                                   train a prepared run folder, or go on with it, from its frozen config
+  plan sweep=NAME [KEY=VALUE...]               what a sweep consists of, checked, and how much of it is finished
   prototypes num_classes=C dimension=D kind=K  build prototypes, keep them, print how good they are
   predict RUN IMAGE... [top=5]                 the likeliest classes of images, by a finished run
   sync RUN... [project=P] [entity=E]           mirror finished or stopped runs to Weights & Biases
@@ -19,6 +20,7 @@ RUN and FOLDER are run folders: RUNS_DIR/DATASET/NAME. python launch.py --help s
 # verb: module and function, imported when asked for. mirror is started by runs, not by people.
 VERBS = {
     "run": "dl2pa.__main__:run_folder",
+    "plan": "dl2pa.sweep.plan:main",
     "prototypes": "dl2pa.prototypes.command:main",
     "predict": "dl2pa.predict:main",
     "sync": "dl2pa.tracking:sync",

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dl2pa.config import Config
+from dl2pa.config import Config, defaults
 
 # Where a run happens and who watches. ``recipe`` and ``compat`` act only through other keys.
 NOT_IDENTITY = ("runtime", "logger", "recipe", "compat", "device", "data_root", "runs_dir", "download", "rerun")
@@ -19,7 +19,7 @@ def result_config(cfg: DictConfig) -> dict[str, Any]:
 
     Leaving defaults out means that a key added later, with a default that does what was done before, keeps stored ids.
     """
-    values = _differences(_plain(cfg), _plain(OmegaConf.structured(Config)))
+    values = _differences(_plain(cfg), _plain(defaults(Config)))
     file = cfg.prototypes.file
     if file is not None and not file.startswith("sha256:"):  # the points count, not where they lie
         from dl2pa.prototypes.files import content_hash

@@ -14,6 +14,7 @@ import pytest
 from composing import compose_config
 
 from dl2pa.identity import run_name
+from dl2pa.sweep import grid, plan
 from dl2pa.validate import validate
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,25 @@ def test_readme_lists_every_choice() -> None:
     for group in ("dataset", "method", "assignment", "loss", "backbone", "optimizer", "schedule", "compat", "logger"):
         for option in (ROOT / "conf" / group).glob("*.yaml"):
             assert re.search(rf"\b{option.stem}\b", readme), f"{group}={option.stem}"
+
+
+@pytest.mark.parametrize("line", [line for line in commands("README.md") if "dl2pa plan" in line])
+def test_readme_plans(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no runs of a user's own
+    plan.main(line.split()[4:])
+    assert re.match(r"sweep=\w+: \d+ runs in \d+ cells, 0 finished", capsys.readouterr().out)
+
+
+def test_readme_lists_every_sweep_with_its_runs() -> None:
+    rows = re.findall(r"^\| (`[a-z].*?) \| .* \| ([\d, ]+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    listed = {
+        name: int(runs)
+        for names, counts in rows
+        for name, runs in zip(re.findall(r"`(\w+)`", names), counts.split(", "), strict=True)
+    }
+    assert listed == {name: len(grid.expand(grid.read(name))) for name in grid.names()}
 
 
 @pytest.mark.slow

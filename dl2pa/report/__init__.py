@@ -1,0 +1,1 @@
+"""Showing runs: the published numbers to compare with."""

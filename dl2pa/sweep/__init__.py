@@ -1,0 +1,1 @@
+"""Working many runs off: what a sweep consists of, and a plan of it."""

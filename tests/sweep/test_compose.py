@@ -1,0 +1,63 @@
+"""Composing once per set of group choices gives what composing every job gives."""
+
+import pytest
+from composing import CONF, compose_config
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+from dl2pa import config
+from dl2pa.errors import UserError
+from dl2pa.identity import run_name
+from dl2pa.sweep.compose import Composer
+from dl2pa.sweep.grid import Sweep, expand, read
+
+# Switches that presets copy, defaults that are computed from other keys, and values of every type.
+CROSSED = Sweep(
+    common={"dataset": "cifar10_lt", "compat": ["none", "paper"], "seed": 3},
+    grids=[
+        {"method": "psc", "backbone.neck": "linear", "dimension": [8, 16]},
+        {"method": "dl2pa", "assignment.every": ["step", 5], "assignment.seed": None, "imbalance": 0.005},
+        {"dataset": "svhn_lt", "assignment": "static", "schedule.milestones": [[0.5, 0.75]]},
+    ],
+)
+
+
+def composed(jobs: list[list[str]]) -> list[object]:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composer = Composer()
+        return [composer(words) for words in jobs]
+
+
+@pytest.mark.parametrize("sweep", [read("k8"), CROSSED], ids=["k8", "crossed"])
+def test_every_job_is_what_launch_runs(sweep: Sweep) -> None:
+    jobs = expand(sweep)
+    assert len({tuple(words) for words in jobs}) == len(jobs) >= 10
+    for words, cfg in zip(jobs, composed(jobs), strict=True):
+        full = compose_config(*words)
+        for resolve in (False, True):
+            assert OmegaConf.to_container(cfg, resolve=resolve) == OmegaConf.to_container(full, resolve=resolve)
+        assert run_name(cfg) == run_name(full)
+        assert OmegaConf.is_struct(cfg)
+
+
+def test_a_value_never_reaches_another_job() -> None:
+    one, other = composed([["dimension=7", "schedule.milestones=[0.1]"], []])
+    assert (one.dimension, list(one.schedule.milestones)) == (7, [0.1])
+    assert (other.dimension, list(other.schedule.milestones)) == (4, [0.4, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("method=nothing", "Could not find 'method/nothing'.*dl2pa"),
+        ("nothing=1", "nothing=1: Key 'nothing'"),
+        ("seed=much", "seed=much: Value 'much'"),
+        ("assignment.nothing=1", "nothing"),
+        ("method@there=psc", "method@there"),
+    ],
+)
+def test_what_launch_refuses_is_refused(word: str, problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as error:
+        composed([[word]])
+    assert "\n" not in str(error.value)
