@@ -15,8 +15,8 @@ class Head(nn.Module):
         """Embedding [B, d] -> (features [B, d] that the loss sees, scores [B, C])."""
         raise NotImplementedError
 
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
-        """Take note of a training batch, without gradients, after its optimizer step."""
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
+        """Take note of a training batch, without gradients, after its optimizer step: the run's ``last`` or not."""
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """After evaluation and checkpoint: change what changes between epochs, and report numbers to log."""
@@ -27,12 +27,14 @@ class Head(nn.Module):
         return False
 
     def assignment(self) -> Tensor | None:
-        """[C], the prototype of each class; None where classes own no fixed prototypes."""
+        """[C], the prototype of each class; None where (or, in a warm-up, while) classes own no fixed prototypes."""
         return None
 
 
 class PrototypeHead(Head):
     """Cosine to the fixed prototype that each class owns: scores[b, c] = h_b . w_sigma(c), h = z / |z|.
+
+    (The assigner may have classes aim elsewhere for part of the run: its ``class_vectors`` stand for w_sigma(c).)
 
     Args:
         prototypes: [C, d] unit rows, never trained.
@@ -49,11 +51,12 @@ class PrototypeHead(Head):
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         features = F.normalize(embedding, dim=1)
-        return features, features @ self.prototypes[self.assigner.sigma].T
+        return features, features @ self.assigner.class_vectors(self.prototypes).T
 
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
         share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
-        self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights)
+        labels = target.labels if target.other is None else torch.cat([target.labels, target.other])
+        self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights, labels, last)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         return self.assigner.end_epoch(self.prototypes, epoch)
@@ -61,8 +64,8 @@ class PrototypeHead(Head):
     def never_moves(self) -> bool:
         return self.assigner.statistic is not None and self.assigner.timetable.empty()
 
-    def assignment(self) -> Tensor:
-        return self.assigner.sigma
+    def assignment(self) -> Tensor | None:
+        return self.assigner.owned()
 
 
 class LinearHead(Head):
