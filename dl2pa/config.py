@@ -94,7 +94,7 @@ class PrototypesConfig(Options):
 class AssignmentConfig:
     """Which prototype each class owns, and when that is decided anew."""
 
-    name: str = MISSING  # static | hungarian
+    name: str = MISSING  # static | hungarian | quadratic | sinkhorn
     seed: int | None = None  # of the first permutation; null follows the run's seed
     statistic: str = "epoch_mean"  # queue | ema | epoch_mean | loss_matrix
     momentum: float = 0.9  # of queue and ema
@@ -102,9 +102,13 @@ class AssignmentConfig:
     every: Any = 1  # epochs between matchings, or "step"
     warmup: float = 0.0  # share of the epochs before the first matching
     freeze_after: float = 0.4  # share of the epochs after which no class moves any more
-    hysteresis: float = (
-        0.0  # smallest mean gain for which classes are moved: a cosine, or with loss_matrix a sum of losses
-    )
+    # Smallest gain for which classes are moved: per class a cosine (with quadratic a sum of cosines), with loss_matrix
+    # the loss per image.
+    hysteresis: float = 0.0
+    rotate: bool = False  # turn the prototypes as one body, too, when classes are matched
+    learn: float = 0.0  # share of the epochs in which class vectors are learned, before the first matching
+    similarity: str = "means"  # of classes, for quadratic: means | confusion | tree | words
+    tau: float = 0.1  # temperature of sinkhorn's first plan, in cosines
 
 
 @dataclass

@@ -3,11 +3,15 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dl2pa.assignment.assigner import Assigner, Timetable
-from dl2pa.assignment.statistics import build_statistic
+from dl2pa.assignment.learned import LearnedWarmup
+from dl2pa.assignment.quadratic import Quadratic, arranged
+from dl2pa.assignment.sinkhorn import Sinkhorn
+from dl2pa.assignment.statistics import Confusion, Directions, EpochMean, build_statistic
 from dl2pa.backbones.base import Backbone
 from dl2pa.backbones.build import build_backbone, build_neck
 from dl2pa.methods.dnc import NearestCentroidsHead
@@ -53,18 +57,46 @@ def build_model(cfg: DictConfig, prototypes: Tensor | None, dtype: torch.dtype) 
 
 def _prototype_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:
     assert prototypes is not None
+    mixed = cfg.assignment.mixed == "both"
+    return PrototypeHead(prototypes, _assigner(cfg, prototypes), mixed=mixed, normalise=cfg.method.normalise)
+
+
+def _assigner(cfg: DictConfig, prototypes: Tensor) -> Assigner:
     options = cfg.assignment
-    seed = cfg.seed if options.seed is None else options.seed
-    generator = torch.Generator().manual_seed(derive(seed, Stream.ASSIGNMENT))
+    seed = derive(cfg.seed if options.seed is None else options.seed, Stream.ASSIGNMENT)
+    generator = torch.Generator().manual_seed(seed)
     num_classes, dimension = prototypes.shape
-    timetable = Timetable(cfg.epochs, options.every, options.warmup, options.freeze_after)
+    timetable = Timetable(cfg.epochs, options.every, options.warmup, options.freeze_after, options.learn)
     if options.name == "static":
-        assigner = Assigner(torch.arange(num_classes), dimension, timetable, statistic=None)
-    else:
-        first = torch.randperm(num_classes, generator=generator)
-        statistic = build_statistic(options.statistic, num_classes, dimension, options.momentum, generator)
-        assigner = Assigner(first, dimension, timetable, statistic, options.hysteresis)
-    return PrototypeHead(prototypes, assigner, mixed=options.mixed == "both", normalise=cfg.method.normalise)
+        return Assigner(torch.arange(num_classes), dimension, timetable, statistic=None)
+    first = torch.randperm(num_classes, generator=generator)
+    if options.name == "quadratic":
+        if options.similarity in ("tree", "words"):
+            first = arranged(first, prototypes, known_similarity(cfg), seed)
+            return Assigner(first, dimension, timetable, statistic=None)
+        kind = EpochMean(num_classes, dimension) if options.similarity == "means" else Confusion(num_classes)
+        return Quadratic(first, dimension, timetable, kind, seed, options.hysteresis)
+    statistic = build_statistic(options.statistic, num_classes, dimension, options.momentum, generator)
+    if options.name == "hungarian" and options.learn == 0:
+        return Assigner(first, dimension, timetable, statistic, options.hysteresis, options.rotate)
+    assert isinstance(statistic, Directions)
+    if options.name == "sinkhorn":
+        return Sinkhorn(prototypes, first, timetable, statistic, options.tau)
+    vectors = F.normalize(torch.randn(num_classes, dimension, generator=generator), dim=1)
+    return LearnedWarmup(first, timetable, statistic, vectors, options.hysteresis, options.rotate)
+
+
+def known_similarity(cfg: DictConfig) -> Tensor:
+    """[C, C] how alike classes are, before any training: one superclass, or the cosine of their names' word vectors."""
+    if cfg.assignment.similarity == "tree":
+        from dl2pa.data.superclasses import superclasses
+
+        group = torch.as_tensor(superclasses(cfg.dataset.source))
+        return (group.unsqueeze(1) == group).double()
+    from dl2pa.prototypes.words import word_vectors
+
+    vectors = F.normalize(torch.as_tensor(word_vectors(cfg.dataset.source, cfg.dataset.num_classes)).double(), dim=1)
+    return vectors @ vectors.T
 
 
 def _softmax_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:

@@ -102,7 +102,7 @@ class Trainer:
                 saves, and lets the head change. An epoch resumed after its last step comes here again, to the same end.
         """
         at, steps = self.position, self.loader.steps
-        last_step = self.epochs * steps if self.max_steps is None else min(self.max_steps, self.epochs * steps)
+        last_step = self._total_steps()
         while at.epoch < self.epochs and at.epoch * steps < last_step:
             goal = min(steps, last_step - at.epoch * steps)
             lambdas = self._lambdas()
@@ -118,6 +118,10 @@ class Trainer:
             end_epoch(loss, at.epoch * steps + goal >= last_step)
             self._begin_epoch()
             at.epoch, at.step = at.epoch + 1, 0
+
+    def _total_steps(self) -> int:
+        whole = self.epochs * self.loader.steps
+        return whole if self.max_steps is None else min(self.max_steps, whole)
 
     def _lambdas(self) -> Tensor | None:
         if self.mixup_alpha == 0:
@@ -142,7 +146,8 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         self.moments.update(features.detach(), target.share(self.num_classes))
-        self.model.head.observe(features.detach(), cost.detach(), target, at.epoch)
+        last = at.epoch * self.loader.steps + at.step + 1 == self._total_steps()
+        self.model.head.observe(features.detach(), cost.detach(), target, at.epoch, last)
         per_image = loss.detach() / len(labels) if self.reduction == "sum" else loss.detach()
         self.meter.update(per_image, len(labels), at.step)
         at.images += len(labels)

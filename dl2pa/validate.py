@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dl2pa.backbones.widths import feature_width
-from dl2pa.config import Config, PrototypesConfig, defaults
+from dl2pa.config import AssignmentConfig, Config, PrototypesConfig, defaults
 from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
 
@@ -16,7 +16,8 @@ _CHOICES = {
     "dataset.label_alignment": ("fixed", "shifted"),
     "augment.crop": ("pad", "resized"),
     "backbone.neck": ("none", "linear", "mlp"),
-    "assignment.name": ("static", "hungarian"),
+    "assignment.name": ("static", "hungarian", "quadratic", "sinkhorn"),
+    "assignment.similarity": ("means", "confusion", "tree", "words"),
     "assignment.statistic": ("queue", "ema", "epoch_mean", "loss_matrix"),
     "assignment.mixed": ("both", "first"),
     "loss.name": ("squared_cosine", "dot_regression", "cross_entropy"),
@@ -55,6 +56,8 @@ _RANGES: dict[str, tuple[float, float | None, bool]] = {
     "assignment.warmup": (0, 1, True),
     "assignment.freeze_after": (0, 1, True),
     "assignment.hysteresis": (0, None, True),
+    "assignment.learn": (0, 1, True),
+    "assignment.tau": (0, None, False),
     "loss.temperature": (0, None, False),
     "loss.smoothing": (0, 1, True),
     "loss.adjust": (0, None, True),
@@ -72,9 +75,15 @@ _RANGES: dict[str, tuple[float, float | None, bool]] = {
 # key: the key that decides whether it is read, and the values of that key under which it is
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     **{
-        f"assignment.{key}": ("assignment.name", ("hungarian",))
-        for key in ("seed", "statistic", "mixed", "every", "warmup", "freeze_after", "hysteresis")
+        f"assignment.{key}": ("assignment.name", ("hungarian", "quadratic", "sinkhorn"))
+        for key in ("seed", "mixed", "every", "warmup", "freeze_after")
     },
+    "assignment.statistic": ("assignment.name", ("hungarian", "sinkhorn")),
+    "assignment.hysteresis": ("assignment.name", ("hungarian", "quadratic")),
+    "assignment.rotate": ("assignment.name", ("hungarian",)),
+    "assignment.learn": ("assignment.name", ("hungarian",)),
+    "assignment.similarity": ("assignment.name", ("quadratic",)),
+    "assignment.tau": ("assignment.name", ("sinkhorn",)),
     "assignment.momentum": ("assignment.statistic", ("queue", "ema")),
     **{f"loss.{key}": ("loss.name", ("cross_entropy",)) for key in ("temperature", "smoothing", "adjust")},
     "loss.weights": ("loss.name", ("dot_regression",)),
@@ -120,6 +129,7 @@ def validate(cfg: DictConfig) -> None:
     _check_head(cfg)
     _check_times(cfg)
     _check_unread(cfg)
+    _check_assignment(cfg)
 
 
 def _check_unread(cfg: DictConfig) -> None:
@@ -267,6 +277,52 @@ def _check_times(cfg: DictConfig) -> None:
         raise UserError(
             f"schedule.milestones={milestones} is not legal: use rising shares of the epochs over 0 up to 1"
         )
+
+
+def _check_assignment(cfg: DictConfig) -> None:
+    """What the kinds of assignment ask of one another's options, and of the loss."""
+    options = cfg.assignment
+    directions = "which needs a direction for each class: use assignment.statistic=epoch_mean, ema or queue"
+    for key, chosen in (
+        ("assignment.rotate=true", options.rotate),
+        (f"assignment.learn={options.learn}", options.learn > 0),
+        ("assignment=sinkhorn", options.name == "sinkhorn"),
+    ):
+        if chosen and options.statistic == "loss_matrix":
+            raise UserError(f"assignment.statistic=loss_matrix does not fit {key}, {directions}")
+    if options.name == "sinkhorn" and options.every == "step":
+        raise UserError("assignment.every=step does not fit assignment=sinkhorn: use a number of epochs from 1 on")
+    if options.name == "quadratic" and options.similarity in ("tree", "words"):
+        own = OmegaConf.structured(AssignmentConfig)
+        for key in ("mixed", "every", "warmup", "freeze_after", "hysteresis"):
+            if options[key] != own[key]:
+                raise UserError(
+                    f"assignment.{key}={options[key]} does nothing with assignment.similarity={options.similarity}, "
+                    f"by which prototypes are given once, before training: leave it out"
+                )
+    if options.learn > 0:
+        _check_learned_warmup(cfg)
+
+
+def _check_learned_warmup(cfg: DictConfig) -> None:
+    options, learn = cfg.assignment, f"assignment.learn={cfg.assignment.learn}"
+    if cfg.loss.name in ("squared_cosine", "dot_regression"):
+        raise UserError(
+            f"loss={cfg.loss.name} does not fit {learn}: it is zero when all images and learned class vectors are one "
+            f"point, where they would go: use loss=cross_entropy"
+        )
+    if options.warmup != 0:
+        raise UserError(
+            f"assignment.warmup={options.warmup} does nothing with {learn}, which says when classes are first matched: "
+            f"use assignment.warmup=0"
+        )
+    if options.freeze_after < options.learn:
+        raise UserError(
+            f"{learn} ends after assignment.freeze_after={options.freeze_after}: use assignment.freeze_after="
+            f"{options.learn} for one matching, or more for later ones"
+        )
+    if cfg.epochs < 2:
+        raise UserError(f"epochs={cfg.epochs} does not fit {learn}: use 2 or more, one of them for the prototypes")
 
 
 def _expect(cfg: DictConfig, key: str, holds: bool, legal: str) -> None:

@@ -3,21 +3,33 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dl2pa.assignment.matching import match
-from dl2pa.assignment.statistics import EpochMean, Statistic
+from dl2pa.assignment.rotation import rotate_and_match
+from dl2pa.assignment.statistics import Directions, EpochMean, Statistic, columns
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """Matching happens after every ``every``-th epoch (or after each step) between two shares of the run."""
+    """Matching happens after every ``every``-th epoch (or after each step) between two shares of the run.
+
+    ``learn`` is the share of the epochs for which class vectors are learned (learned.py): until then nothing is
+    matched, and then always.
+    """
 
     epochs: int
     every: int | str = 1
     warmup: float = 0.0
     freeze_after: float = 1.0
+    learn: float = 0.0
+
+    @property
+    def learned(self) -> int:
+        """Epochs for which class vectors are learned: where any are, at least one, and one remains for prototypes."""
+        return min(max(1, round(self.learn * self.epochs)), self.epochs - 1) if self.learn > 0 else 0
 
     def open(self, epochs: int) -> bool:
         """Whether classes may move once ``epochs`` epochs are over."""
@@ -27,28 +39,40 @@ class Timetable:
     def after_epoch(self, epoch: int) -> bool:
         """Whether to match now that ``epoch`` is over: not after the last, whose result nothing would train with."""
         done = epoch + 1
+        if done <= self.learned:
+            return done == self.learned
         return self.every != "step" and self.open(done) and done % int(self.every) == 0 and done < self.epochs
+
+    def after_step(self, epoch: int) -> bool:
+        """Whether to match after the steps of ``epoch``."""
+        return self.every == "step" and epoch >= self.learned and self.open(epoch) and self.open(epoch + 1)
 
     def empty(self) -> bool:
         """Whether no matching takes place at all."""
         return not any(self.after_epoch(epoch) or self.after_step(epoch) for epoch in range(self.epochs))
-
-    def after_step(self, epoch: int) -> bool:
-        return self.every == "step" and self.open(epoch) and self.open(epoch + 1)
 
 
 class Assigner(nn.Module):
     """Holds sigma [C] (class c owns prototype sigma[c]) and moves it; with no statistic sigma never moves.
 
     Everything that a resumed run needs is a buffer: sigma, the first sigma, and the statistics of the epoch under way.
+
+    ``rotate`` turns all prototypes as one body, too, so that they suit the classes better (rotation.py).
     """
 
     def __init__(
-        self, sigma: Tensor, dimension: int, timetable: Timetable, statistic: Statistic | None, hysteresis: float = 0.0
+        self,
+        sigma: Tensor,
+        dimension: int,
+        timetable: Timetable,
+        statistic: Statistic | None,
+        hysteresis: float = 0.0,
+        rotate: bool = False,
     ) -> None:
         super().__init__()
         self.timetable = timetable
         self.hysteresis = hysteresis
+        self.rotate = rotate
         self.statistic = statistic
         # Class means are kept for every statistic, static assignment included: the diagnostics are read off them.
         self.means = statistic if isinstance(statistic, EpochMean) else EpochMean(len(sigma), dimension)
@@ -59,6 +83,14 @@ class Assigner(nn.Module):
         self.register_buffer("first", sigma.clone())
         self.register_buffer("moved_in_epoch", torch.zeros((), dtype=torch.long))
 
+    def class_vectors(self, prototypes: Tensor) -> Tensor:
+        """[C, d] unit vectors that images are compared with: the prototype that each class owns."""
+        return prototypes[self.sigma]
+
+    def owned(self) -> Tensor | None:
+        """[C], the prototype that each class owns; None while classes own none."""
+        return self.sigma
+
     @torch.no_grad()
     def observe(
         self,
@@ -68,47 +100,76 @@ class Assigner(nn.Module):
         share: Tensor,
         epoch: int,
         weights: Tensor | None = None,
+        labels: Tensor | None = None,
+        last: bool = False,
     ) -> None:
         """Take in one training batch (see Statistic.observe); with every=step, match at once.
 
-        ``weights`` [C] say by how much the cost of an image of each class counts in the loss; None is one.
+        ``weights`` [C] say by how much the cost of an image of each class counts in the loss; None is one. ``labels``
+        [n] are all labels of the batch where that is known: no other class's column of ``share`` is read then.
+        ``last``: this is the run's last step, and nothing would train with what is matched after it.
         """
-        self.means.observe(features, cost, share)
+        classes = labels if labels is not None and len(labels) < share.shape[1] else None
+        if classes is not None:
+            share = columns(share, classes)
+            weights = None if weights is None else weights[classes]
+        self.means.observe(features, cost, share, classes)
         if self.statistic is not None and self.statistic is not self.means:
-            self.statistic.observe(features, cost, share if weights is None else share * weights)
-        if self.statistic is not None and self.timetable.after_step(epoch):
-            self.moved_in_epoch += self._match(prototypes)[0]
+            self.statistic.observe(features, cost, share if weights is None else share * weights, classes)
+        if self.statistic is not None and not last and self.timetable.after_step(epoch):
+            self.moved_in_epoch += int(self._match(prototypes, epoch)["moved"])
 
     @torch.no_grad()
     def end_epoch(self, prototypes: Tensor, epoch: int) -> dict[str, float]:
-        """Match if it is time, forget the epoch's statistics, and report.
+        """Match if it is time, forget the epoch's statistics, and report. With rotate, ``prototypes`` turn in place.
 
         Returns: moved (classes that changed prototype), value_before and value_after (mean score of the matching; only
-        when one took place), cosine_mean and cosine_min (class mean to the prototype it was trained towards, over the
-        classes seen), overlap_first (share of classes that own the prototype they began with).
+        when one took place), cosine_mean and cosine_min (class mean to the vector it was trained towards, over the
+        classes seen), overlap_first (share of classes that own the prototype they began with), and what the kind of
+        matching tells about itself.
         """
-        cosine = (self.means.means() * prototypes[self.sigma]).sum(dim=1)[self.means.seen()]
+        cosine = (self.means.means() * self.class_vectors(prototypes)).sum(dim=1)[self.means.seen()]
         report = {"cosine_mean": cosine.mean().item(), "cosine_min": cosine.min().item()} if len(cosine) else {}
-        moved = int(self.moved_in_epoch)
+        report["moved"] = int(self.moved_in_epoch)
         if self.statistic is not None and self.timetable.after_epoch(epoch):
-            moved, report["value_before"], report["value_after"] = self._match(prototypes)
+            report |= self._match(prototypes, epoch)
         self.moved_in_epoch.zero_()
         self.means.end_epoch()
         if self.statistic is not None and self.statistic is not self.means:
             self.statistic.end_epoch()
-        overlap = (self.sigma == self.first).double().mean().item()
-        return {"moved": moved, "overlap_first": overlap, **report}
+        return {"overlap_first": (self.sigma == self.first).double().mean().item(), **report}
 
-    def _match(self, prototypes: Tensor) -> tuple[int, float, float]:
+    def _match(self, prototypes: Tensor, epoch: int) -> dict[str, float]:
+        """Move sigma, and report: moved, and what ``_decide`` tells."""
         assert self.statistic is not None
-        seen = self.statistic.seen()
-        score = self.statistic.score(prototypes, self.sigma).double()
-        new = torch.from_numpy(
-            match(score.cpu().numpy(), self.sigma.cpu().numpy(), seen.cpu().numpy(), self.hysteresis)
-        ).to(self.sigma.device)
-        rows = torch.arange(len(new), device=new.device)[seen]
-        before, after = (score[rows, s[rows]].mean().item() if len(rows) else math.nan for s in (self.sigma, new))
-        moved = int((new != self.sigma).sum())
-        self.statistic.reassign(self.sigma, new)
-        self.sigma.copy_(new)
-        return moved, before, after
+        new, report = self._decide(prototypes, self.sigma.cpu().numpy(), self.statistic.seen().cpu().numpy())
+        sigma = torch.from_numpy(new).to(self.sigma.device)
+        report["moved"] = int((sigma != self.sigma).sum())
+        self.statistic.reassign(self.sigma, sigma)
+        self.sigma.copy_(sigma)
+        return report
+
+    def _least_gain(self) -> float:
+        """The mean gain that moves classes has to be over this."""
+        return self.hysteresis
+
+    def _decide(self, prototypes: Tensor, old: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """The next sigma, and value_before and value_after."""
+        assert self.statistic is not None
+
+        def value(sigma: np.ndarray) -> float:
+            return float(score[seen, sigma[seen]].mean()) if seen.any() else math.nan
+
+        score = self.statistic.score(prototypes, self.sigma).double().cpu().numpy()
+        before = value(old)
+        if not self.rotate:
+            new = match(score, old, seen, self._least_gain())
+            return new, {"value_before": before, "value_after": value(new)}
+        assert isinstance(self.statistic, Directions)
+        means, points = (x.double().cpu().numpy() for x in (self.statistic.means(), prototypes))
+        new, rotation = rotate_and_match(means, points, old, seen, self._least_gain())
+        turned = points @ rotation.T
+        score = means @ turned.T
+        prototypes.copy_(torch.from_numpy(turned))
+        angle = np.degrees(np.arccos(np.clip((turned * points).sum(axis=1), -1, 1))).mean()
+        return new, {"value_before": before, "value_after": value(new), "rotation_degrees": float(angle)}

@@ -23,7 +23,9 @@ def match(score: np.ndarray, assignment: np.ndarray, seen: np.ndarray, hysteresi
     choices = score[np.ix_(classes, prototypes)]
     if not np.isfinite(choices).all():  # the network has diverged; the trainer says so at the end of the epoch
         return assignment.copy()
-    _, chosen = linear_sum_assignment(choices, maximize=True)
+    # What is taken off a whole column changes no matching. At C=1000 scipy needs up to 1.1 s where all classes like the
+    # same prototypes, as a young network's do, and without the columns' maxima at most .14 s.
+    _, chosen = linear_sum_assignment(choices - choices.max(axis=0, initial=-np.inf), maximize=True)
     matched = assignment.copy()
     matched[classes] = prototypes[chosen]
     gain = (score[classes, matched[classes]] - score[classes, assignment[classes]]).sum()

@@ -61,7 +61,7 @@ class NearestCentroidsHead(Head):
         return scores
 
     @torch.no_grad()
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
         """A mixup image counts for the label that has the larger share in it."""
         labels = target.labels
         if target.other is not None and target.lam is not None:

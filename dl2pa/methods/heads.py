@@ -15,8 +15,8 @@ class Head(nn.Module):
         """Embedding [B, d] -> (features [B, d] that the loss sees, scores [B, C])."""
         raise NotImplementedError
 
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
-        """Take note of a training batch, without gradients, after its optimizer step."""
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
+        """Take note of a training batch, without gradients, after its optimizer step: the run's ``last`` or not."""
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """After evaluation and checkpoint: change what changes between epochs, and report numbers to log."""
@@ -27,7 +27,7 @@ class Head(nn.Module):
         return False
 
     def assignment(self) -> Tensor | None:
-        """[C], the prototype of each class; None where classes own no fixed prototypes."""
+        """[C], the prototype of each class; None where (or, in a warm-up, while) classes own no fixed prototypes."""
         return None
 
     def class_vectors(self) -> Tensor | None:
@@ -39,6 +39,7 @@ class PrototypeHead(Head):
     """Cosine to the fixed prototype that each class owns: scores[b, c] = h_b . w_sigma(c), h = z / |z|.
 
     With ``normalise`` false h = z, and an embedding's length counts (Kasarla et al. 2022).
+    (The assigner may have classes aim elsewhere for part of the run: its ``class_vectors`` stand for w_sigma(c).)
 
     Args:
         prototypes: [C, d] unit rows, never trained.
@@ -58,11 +59,12 @@ class PrototypeHead(Head):
         features = F.normalize(embedding, dim=1) if self.normalise else embedding
         return features, features @ self.class_vectors().T
 
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int) -> None:
+    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
         if not self.normalise:
             features = F.normalize(features, dim=1)  # the statistics are of directions
         share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
-        self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights)
+        labels = target.labels if target.other is None else torch.cat([target.labels, target.other])
+        self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights, labels, last)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         return self.assigner.end_epoch(self.prototypes, epoch)
@@ -70,11 +72,11 @@ class PrototypeHead(Head):
     def never_moves(self) -> bool:
         return self.assigner.statistic is not None and self.assigner.timetable.empty()
 
-    def assignment(self) -> Tensor:
-        return self.assigner.sigma
+    def assignment(self) -> Tensor | None:
+        return self.assigner.owned()
 
     def class_vectors(self) -> Tensor:
-        return self.prototypes[self.assigner.sigma]
+        return self.assigner.class_vectors(self.prototypes)
 
 
 class LinearHead(Head):
