@@ -6,11 +6,10 @@ default, so a new key's default must mean what was done before the key existed.
 
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
 from dl2pa.prototypes.kinds import Options
 
@@ -195,10 +194,3 @@ class Config:
 def register() -> None:
     """Make the schema known to Hydra as ``schema``, the first entry of conf/config.yaml's defaults."""
     ConfigStore.instance().store(name="schema", node=Config)
-
-
-@cache
-def defaults(schema: type) -> DictConfig:
-    """The schema with its defaults, for reading alone. Making it takes 10 ms, and a plan needs it for every run."""
-    made: DictConfig = OmegaConf.structured(schema, flags={"readonly": True})
-    return made

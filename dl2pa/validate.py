@@ -8,8 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dl2pa.backbones.widths import feature_width
-from dl2pa.config import Config, PrototypesConfig, defaults
+from dl2pa.config import Config, PrototypesConfig
 from dl2pa.errors import UserError
+from dl2pa.identity import defaults
 from dl2pa.prototypes.kinds import KINDS, check, check_option
 
 _CHOICES = {
