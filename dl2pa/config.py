@@ -8,11 +8,10 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from dl2pa.backbones.widths import feature_width
 from dl2pa.prototypes.kinds import Options
@@ -239,10 +238,3 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     for name, resolver in _RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-
-
-@cache
-def defaults(schema: type) -> DictConfig:
-    """The schema with its defaults, for reading alone. Making it takes 10 ms, and a plan needs it for every run."""
-    made: DictConfig = OmegaConf.structured(schema, flags={"readonly": True})
-    return made

@@ -7,8 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dl2pa import identity
 from dl2pa.backbones.widths import feature_width
-from dl2pa.config import AssignmentConfig, Config, PrototypesConfig, defaults
+from dl2pa.config import AssignmentConfig, Config, PrototypesConfig
 from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
 
@@ -108,14 +109,14 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: the first thing found wrong.
     """
+    if unknown := sorted(set(cfg) - set(identity.defaults(Config))):  # +KEY=VALUE adds what nothing reads
+        raise UserError(f"{unknown[0]}={cfg[unknown[0]]}: no such key; python launch.py --help lists them")
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value: give one") from None
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
-    if unknown := sorted(set(cfg) - set(defaults(Config))):  # +KEY=VALUE adds what nothing reads
-        raise UserError(f"{unknown[0]}={cfg[unknown[0]]}: no such key; python launch.py --help lists them")
     _expect(cfg, "method.head", cfg.method.head in HEADS, f"use one of {_listed(HEADS)}")
     for key, legal in _CHOICES.items():
         _expect(cfg, key, OmegaConf.select(cfg, key) in legal, f"use one of {_listed(legal)}")
@@ -134,7 +135,7 @@ def validate(cfg: DictConfig) -> None:
 
 def _check_unread(cfg: DictConfig) -> None:
     """A key that does nothing would give one and the same run several ids."""
-    schema = defaults(Config)
+    schema = identity.defaults(Config)
     for key, (decider, values) in _READ_BY.items():
         value, chosen = OmegaConf.select(cfg, key), OmegaConf.select(cfg, decider)
         if chosen not in values and value != OmegaConf.select(schema, key):

@@ -1,7 +1,7 @@
 """The configs of many jobs. Hydra composes each set of group choices once; plain values are set in a copy of it.
 
-Composing takes 70 ms and copying 3: with a sweep's hundreds of jobs it is the difference between half a minute and one
-second. Needs Hydra initialised, by ``hydra.main`` or one of ``hydra.initialize...``.
+Composing takes a core 88 ms, a copy with five values set 2.5 ms: for 300 runs half a minute against two seconds.
+Needs Hydra initialised, by ``hydra.main`` or one of ``hydra.initialize...``.
 """
 
 from collections.abc import Sequence

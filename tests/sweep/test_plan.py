@@ -111,7 +111,7 @@ def test_plan_says_by_what_else_cells_differ(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_run_that_two_jobs_come_to_is_planned_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """compat acts through keys, and a static assignment reads none of them but the prototypes' kind."""
+    """compat acts through the keys it is copied into, and a linear softmax reads none of them."""
     plan.main(["sweep=k3", "method=psc", "method.variant=linear", "compat=none,paper"])
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "sweep=k3: 6 runs (12 jobs, of which 6 are the same run as another) in 2 cells, 0 finished"
