@@ -116,7 +116,9 @@ def validate(cfg: DictConfig) -> None:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value: give one") from None
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        # Our own errors come in OmegaConf's wrapping: of a backbone whose width a default dimension is worked out from.
+        message = str(error).splitlines()[0].removeprefix("UserError raised while resolving interpolation: ")
+        raise UserError(message) from None
     _expect(cfg, "method.head", cfg.method.head in HEADS, f"use one of {_listed(HEADS)}")
     for key, legal in _CHOICES.items():
         _expect(cfg, key, OmegaConf.select(cfg, key) in legal, f"use one of {_listed(legal)}")

@@ -106,6 +106,35 @@ def test_choice(composed: DictConfig, key: str) -> None:
         ("method=psc assignment=hungarian", r"assignment=hungarian does not fit method=psc, .*: use assignment=static"),
         ("method=psc loss=squared_cosine", r"loss=squared_cosine does not fit method=psc, .*: use loss=softmax"),
         ("method=psc method.variant=null", r"method\.variant=null is not legal: use one of linear, .*"),
+        (
+            "dataset=digits method=kasarla dimension=8",
+            r"dimension=8: kind=simplex with num_classes=10 needs dimension >= 9",
+        ),
+        (
+            "method=dnc dimension=16",
+            r"dimension=16 does not fit backbone=small, .* 64: use dimension=64, or backbone.neck",
+        ),
+        ("method=dnc loss=squared_cosine", r"loss=squared_cosine does not fit method=dnc, .*: use loss=softmax"),
+        ("method=dnc method.variant=linear", r"method\.variant=linear does nothing with method\.head=dnc: .*"),
+        ("method=dl2pa method.vectors=4", r"method\.vectors=4 does nothing with method\.head=prototypes: .*"),
+        ("method=psc method.normalise=false", r"method\.normalise=False does nothing with method\.head=softmax: .*"),
+        ("method=kasarla loss=squared_cosine", r"method\.normalise=false does not fit loss=squared_cosine, .*"),
+        (
+            "method=goto method.variant=linear",
+            r"method\.variant=linear is not legal: use one of norm, soft_columns, .*",
+        ),
+        ("method=goto method.vectors=65", r"method\.vectors=65 does not fit dimension=64, .*"),
+        (
+            "method=goto method.variant=signed",
+            r"method\.vectors=8 does not fit method\.variant=signed, .*: use method\.vectors=1",
+        ),
+        ("method=goto method.column_temperature=1", r"method\.column_temperature=1.0 does nothing with .*soft_columns"),
+        ("loss.adjust=1", r"loss\.adjust=1\.0 does nothing with loss\.name=squared_cosine: .*"),
+        (
+            "loss=balanced_cross_entropy assignment.statistic=loss_matrix",
+            r"assignment\.statistic=loss_matrix does not fit loss\.adjust=1\.0, .*: use epoch_mean, ema or queue",
+        ),
+        ("method=etf backbone.name=nope", r"backbone=nope is unknown: use one of .*resnet32.*"),
         ("assignment.every=0", r"assignment\.every=0 is not legal: use a number of epochs from 1 on, or step"),
         ("assignment.every=often", r"assignment\.every=often is not legal: .*"),
         (

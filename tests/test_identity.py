@@ -143,6 +143,7 @@ def test_a_new_key_with_a_default_keeps_the_ids_of_stored_runs(monkeypatch: pyte
         {"data_root": "elsewhere", "runs_dir": "there"},
         {"download": False},
         {"rerun": True},
+        {"dimension": 4, "dataset__default_dimension": 7},  # acts through the dimension alone
     ],
 )
 def test_where_and_how_a_run_is_done_is_no_part_of_its_id(values: dict[str, Any]) -> None:

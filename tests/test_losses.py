@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.data.augment import mixup_lambdas
+from dl2pa.errors import UserError
 from dl2pa.losses import Target, build_cost, cross_entropy, dot_regression, inverse_frequency, membership, reduce
 from dl2pa.methods.heads import PrototypeHead
 from dl2pa.model import Classifier
@@ -173,6 +174,12 @@ def test_the_dot_regression_of_a_vanished_feature_is_finite() -> None:
 def test_cross_entropy_survives_small_temperatures() -> None:
     scores = torch.tensor([[1.0, -1.0]])
     assert cross_entropy(scores, 1e-3)[0].tolist() == pytest.approx([0, 2000])
+
+
+def test_adjustment_needs_images_of_every_class() -> None:
+    with pytest.raises(UserError, match=r"loss\.adjust .* class 1 has none: use loss\.adjust=0"):
+        build_cost("cross_entropy", "batch", 1.0, torch.tensor([3, 0, 1]), adjust=1.0)
+    build_cost("cross_entropy", "batch", 1.0, torch.tensor([3, 0, 1]))
 
 
 @pytest.mark.parametrize("name", LOSSES)

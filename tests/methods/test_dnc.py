@@ -22,6 +22,11 @@ def head(bank_batches: int = 3) -> NearestCentroidsHead:
     with torch.no_grad():  # learned weights over the classes change which of them is predicted
         made.score_norm.weight.copy_(torch.tensor([1.0, 0.8, 1.3, 1.1]))
         made.score_norm.bias.copy_(torch.tensor([0.1, -0.2, 0.0, 0.3]))
+    # Near the features of their class, so that most are classified correctly and not all.
+    for c in range(CLASSES):
+        noise = torch.randn(VECTORS, DIMENSION, generator=torch.Generator().manual_seed(c), dtype=torch.float64)
+        made.centroids[c] = F.normalize(torch.eye(DIMENSION, dtype=torch.float64)[c] + 0.5 * noise, dim=1)
+    made.first.copy_(made.centroids)
     return made
 
 
@@ -75,10 +80,6 @@ def updated(centroids: Array, x: Array, y: Array, weight: Array, bias: Array) ->
 def test_the_update_against_numpy() -> None:
     made = head()
     given = batches()
-    # Near the features of their class, so that most are classified correctly and not all.
-    for c in range(CLASSES):
-        noise = torch.randn(VECTORS, DIMENSION, generator=torch.Generator().manual_seed(c), dtype=torch.float64)
-        made.centroids[c] = F.normalize(torch.eye(DIMENSION, dtype=torch.float64)[c] + 0.5 * noise, dim=1)
     before = made.centroids.numpy().copy()
     for batch in given[:2]:
         observe(made, batch)
@@ -102,6 +103,8 @@ def test_the_bank_is_emptied_by_an_update() -> None:
     weight, bias = made.score_norm.weight.detach().numpy(), made.score_norm.bias.detach().numpy()
     expected, _ = updated(between, second[0].numpy(), second[1].numpy(), weight, bias)
     np.testing.assert_allclose(made.centroids.numpy(), expected, atol=1e-12)
+    everything = [torch.cat(parts).numpy() for parts in ((second[0], first[0][5:]), (second[1], first[1][5:]))]
+    assert np.abs(expected - updated(between, everything[0], everything[1], weight, bias)[0]).max() > 1e-3
 
 
 def test_a_class_without_correctly_classified_features_stays() -> None:

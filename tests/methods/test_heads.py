@@ -58,6 +58,17 @@ def test_scores_follow_the_assignment_and_features_do_not() -> None:
     assert torch.equal(head.assignment(), sigma)
 
 
+def test_without_normalisation_lengths_count_in_the_scores_and_not_in_the_statistics() -> None:
+    sigma, embedding = [3, 0, 4, 1, 2], gaussians(1, CLASSES, DIMENSION)
+    assigner = Assigner(torch.tensor(sigma), DIMENSION, Timetable(10), EpochMean(CLASSES, DIMENSION))
+    head = PrototypeHead(PROTOTYPES, assigner, normalise=False)
+    features, scores = head(embedding)
+    assert torch.equal(features, embedding)
+    torch.testing.assert_close(scores, embedding @ PROTOTYPES[sigma].T)
+    head.observe(features, torch.zeros(CLASSES, CLASSES), Target(torch.arange(CLASSES)), 0)
+    torch.testing.assert_close(assigner.means.sums, F.normalize(embedding, dim=1))
+
+
 def test_the_prediction_is_the_owner_of_the_nearest_prototype() -> None:
     sigma = [3, 0, 4, 1, 2]
     _, scores = prototype_head(sigma)(7 * PROTOTYPES)  # one embedding on each prototype, of no unit length
