@@ -89,6 +89,27 @@ def test_choice(composed: DictConfig, key: str) -> None:
         ("prototypes=file", r"prototypes\.file=null does not fit prototypes=file: use prototypes\.file=PATH"),
         ("prototypes=none", r"prototypes=none does not fit method=dl2pa: use one of uniform_readme, .*"),
         ("prototypes=etf dimension=10 prototypes.steps=5", r"prototypes\.steps=5 does nothing with prototypes=etf, .*"),
+        (
+            "prototypes=separation prototypes.tau=0.5",
+            r"prototypes\.tau=0\.5 does nothing with prototypes=separation, .*",
+        ),
+        ("prototypes=equiangular prototypes.tau=low", r"prototypes\.tau=low: must be auto, or above 0 and below 1"),
+        (
+            "prototypes=equiangular prototypes.tau=0.3",
+            r"tau=0\.3: num_classes=10 and dimension=4 allow no less than 0.*",
+        ),
+        (
+            "method=word2vec dimension=11",
+            r"dimension=11: the word vectors of 10 classes have rank 10 with reduce=pca; .*",
+        ),
+        ("method=word2vec prototypes.reduce=tsne", r"prototypes\.reduce=tsne: must be one of pca, .*"),
+        ("method=word2vec prototypes.seed=1", r"seed=1: does nothing with reduce=pca, .*"),
+        ("method=word2vec dataset=imagenet", r"words=imagenet: no class names are known for it, only for digits, .*"),
+        (
+            "method=hpn prototypes.words=cifar10",
+            r"prototypes\.words=cifar10 does nothing with prototypes=separation, .*",
+        ),
+        ("prototypes=label_tree dimension=20", r"words=digits: no superclasses are known for it, only for cifar100"),
         ("dataset=cifar10_lt imbalance=0", r"imbalance=0(\.0)? is not legal: use a number over 0 up to 1"),
         ("dataset=cifar10_lt imbalance=100", r"imbalance=100(\.0)? is not legal: use a number over 0 up to 1"),
         (

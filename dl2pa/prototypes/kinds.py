@@ -187,7 +187,7 @@ KINDS: dict[str, Kind] = {
         fits=_words,
     ),
     "softmax_separation": Kind("separation:softmax_separation", _SGD, _circle_or_more, defaults={"lr": 0.2}),
-    "equiangular": Kind("equiangular:equiangular", ("seed", "tau", "tolerance"), _circle_or_more, fits=_tau),
+    "equiangular": Kind("equiangular:equiangular", ("seed", "tau"), _circle_or_more, fits=_tau),
     "semantic": Kind(
         "semantic:semantic", ("seed", "words", "file", "key", "reduce"), _circle_or_more, cached=False, fits=_semantic
     ),

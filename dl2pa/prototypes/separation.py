@@ -37,7 +37,10 @@ def separation_semantic(
 
     To the loss of `separation` comes `word_weight` times the mean over all triplets (i, j, k), j one of the 2 word
     vectors nearest to i and k any other, of -log sigmoid(cos_ij - cos_ik) (RankNet, Burges et al. 2005). The released
-    script means this term but does not run. `words`, `file` and `key` as in word_vectors.
+    script has the linear cos_ik - cos_ij instead, and does not run. `words`, `file` and `key` as in word_vectors.
+
+    Measured at C = 100, d = 50, 2,000 steps: word_weight 1, 2, 3 put .88, .98, 1.00 of the triplets in order (without
+    words .45); the mean of row maxima is .10, .16, .54, so that from about 3 on neighbours merge.
     """
     ranking = WordRanking(word_vectors(words, num_classes, file, key), word_weight)
     return _descend(num_classes, dimension, ranking, seed, steps, lr)

@@ -3,9 +3,11 @@
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,12 @@ from dl2pa.prototypes import build as module
 from dl2pa.prototypes.build import build, cache_path, cached
 from dl2pa.prototypes.kinds import KINDS
 
-SIZES = [(name, 6, 8) for name in KINDS if name != "file"] + [("exact", 9, 3), ("exact", 7, 2), ("uniform", 9, 3)]
+# Kinds that read words or a file are tried in files of their own.
+SIZES = [(name, 6, 8) for name, kind in KINDS.items() if not {"words", "file"} & set(kind.reads)] + [
+    ("exact", 9, 3),
+    ("exact", 7, 2),
+    ("uniform", 9, 3),
+]
 SEEDED = [case for case in SIZES if "seed" in KINDS[case[0]].reads]
 
 
@@ -64,6 +71,28 @@ def test_a_name_holds_what_the_kind_reads_and_no_more() -> None:
     assert cache_path(folder, 10, 9, "simplex", 7, steps=3) == folder / "simplex-c10-d9.npy"
     assert cache_path(folder, 10, 9, "exact", 7) == folder / "exact-c10-d9-seed7.npy"
     assert cache_path(folder, 10, 9, "uniform", 7, tolerance=1e-6) == folder / "uniform-c10-d9-seed7-tol1e-06.npy"
+    ranked = cache_path(folder, 10, 5, "separation_semantic", 7, words="cifar10")
+    assert ranked == folder / "separation_semantic-c10-d5-seed7-steps10000-lr0.1-wordscifar10-weight1.0.npy"
+
+
+def test_a_name_holds_what_is_in_a_file_and_not_its_place(tmp_path: Path) -> None:
+    for name, value in (("here", 1.0), ("there", 1.0), ("other", 2.0)):
+        np.save(tmp_path / f"{name}.npy", np.full((10, 3), value))
+
+    def path(name: str) -> Path:
+        return cache_path(tmp_path, 10, 5, "separation_semantic", 7, file=str(tmp_path / f"{name}.npy"))
+
+    assert path("here") == path("there") != path("other")
+    assert path("here").parent == tmp_path
+
+
+def test_a_changed_algorithm_does_not_read_what_the_old_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = cached(tmp_path, 6, 4, "random", 3)
+    monkeypatch.setitem(KINDS, "random", replace(KINDS["orthoplex"], version=2))
+    assert cache_path(tmp_path, 6, 4, "random", 3) == tmp_path / "random-v2-c6-d4-seed3.npy"
+    assert not torch.allclose(cached(tmp_path, 6, 4, "random", 3), old)
 
 
 def test_cached_builds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

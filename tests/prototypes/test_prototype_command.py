@@ -40,6 +40,13 @@ def test_words_become_typed_values() -> None:
         (["kind=simplex", "num_classes=8", "dimension=7", "seed=0"], "seed=0: kind=simplex does not read it"),
         (["kind=random", *SIZES, "file=a.npy"], "file=a.npy: kind=random does not read it"),
         (["kind=random", *SIZES, "out=a.txt"], "out=a.txt: must end in .npy"),
+        (["kind=equiangular", *SIZES, "tau=low"], "tau=low: must be auto, or above 0 and below 1"),
+        (["kind=equiangular", *SIZES, "tau=0.3"], "tau=0.3: num_classes=8 and dimension=4 allow no less than 0.37797"),
+        (["kind=semantic", *SIZES], "words=null: no class names are known"),
+        (["kind=semantic", *SIZES, "words=digits"], "words=digits: has vectors for 10 classes, not num_classes=8"),
+        (["kind=semantic", "num_classes=10", "dimension=11", "words=digits"], "rank 10 with reduce=pca"),
+        (["kind=semantic", "num_classes=10", "dimension=4", "words=digits", "seed=1"], "seed=1: does nothing with"),
+        (["kind=separation", *SIZES, "words=digits"], "words=digits: kind=separation does not read it"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(words: list[str], expected: str) -> None:
@@ -49,10 +56,18 @@ def test_a_mistake_is_one_line_that_names_it(words: list[str], expected: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_mistake_is_told_without_loading_torch() -> None:
-    code = (
-        "import sys; from dl2pa.prototypes.command import parse; parse(['kind=random', 'num_classes=8', 'dimension=4'])"
+def test_an_option_that_is_not_given_has_the_kinds_default() -> None:
+    assert (parse(["kind=separation", *SIZES]).steps, parse(["kind=uniform_readme", *SIZES]).steps) == (10000, 1000)
+    assert (parse(["kind=separation", *SIZES, "steps=7"]).steps, parse(["kind=softmax_separation", *SIZES]).lr) == (
+        7,
+        0.2,
     )
+    assert [parse(["kind=equiangular", *SIZES, *tau]).tau for tau in ([], ["tau=0.4"])] == ["auto", 0.4]
+
+
+@pytest.mark.parametrize("words", [["kind=random", "num_classes=8"], ["kind=semantic", "num_classes=10", "words=svhn"]])
+def test_a_mistake_is_told_without_loading_torch(words: list[str]) -> None:
+    code = f"import sys; from dl2pa.prototypes.command import parse; parse({[*words, 'dimension=4']})"
     code += "; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
@@ -78,3 +93,11 @@ def test_a_file_is_measured_where_it_lies(tmp_path: Path, capsys: pytest.Capture
     assert "-0.14286" in printed
     assert "(simplex)" in printed
     assert not (tmp_path / "prototypes").exists()
+
+
+def test_what_is_not_kept_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["kind=semantic", "num_classes=10", "dimension=9", "words=cifar10", f"data_root={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert "max cosine" in printed
+    assert "None" not in printed
+    assert not list(tmp_path.iterdir())

@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from composing import CONF
+from omegaconf import OmegaConf
 
-from dl2pa.prototypes.kinds import KINDS, check, check_option
+from dl2pa.prototypes.kinds import KINDS, check, check_option, options_of
 
 
 def test_validation_loads_nothing_heavy() -> None:
@@ -26,6 +28,10 @@ def test_validation_loads_nothing_heavy() -> None:
         ("uniform_readme", 100, 2),
         ("random", 100, 2),
         ("file", 100, 1),
+        ("separation", 100, 2),
+        ("softmax_separation", 100, 2),
+        ("equiangular", 100, 2),
+        ("semantic", 100, 2),
     ],
 )
 def test_smallest_dimension(kind: str, num_classes: int, smallest_dimension: int) -> None:
@@ -49,9 +55,32 @@ def test_only_the_fixed_matrices_read_no_seed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "bad", "good"),
-    [("steps", 0, 1), ("batch_size", 1, 2), ("lr", 0.0, 0.1), ("tolerance", float("nan"), 1e-9), ("seed", -1, 0)],
+    [
+        ("steps", 0, 1),
+        ("batch_size", 1, 2),
+        ("lr", 0.0, 0.1),
+        ("tolerance", float("nan"), 1e-9),
+        ("seed", -1, 0),
+        ("tau", 1.5, 0.5),
+        ("tau", "low", "auto"),
+        ("word_weight", 0.0, 0.5),
+        ("reduce", "tsne", "mds"),
+    ],
 )
-def test_option_ranges(name: str, bad: float, good: float) -> None:
+def test_option_ranges(name: str, bad: float | str, good: float | str) -> None:
     assert f"{name}={bad}" in str(check_option(name, bad))
     assert check_option(name, good) is None
-    assert check_option(name, None) is None
+
+
+def test_nothing_given_is_never_out_of_range() -> None:
+    for name in ("steps", "batch_size", "lr", "tolerance", "seed", "word_weight"):
+        assert check_option(name, None) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kinds_preset_says_its_defaults(kind: str) -> None:
+    """The command line of `prototypes` and that of a run give the same prototypes."""
+    preset = OmegaConf.load(CONF / "prototypes" / f"{kind}.yaml")
+    said = {key: preset[key] for key in preset if key not in ("kind", "words")}
+    assert said == KINDS[kind].defaults
+    assert {name: getattr(options_of(kind), name) for name in said} == said
