@@ -38,7 +38,10 @@ KEYS = {
 }
 # What a group's option is tried with, where it cannot stand alone. d = 16 holds all kinds of prototypes for ten.
 ALONE = ["dimension=16"]
-NEEDS: dict[tuple[str, str], list[str]] = {("prototypes", "none"): ["method=psc"]}
+NEEDS: dict[tuple[str, str], list[str]] = {
+    ("prototypes", "none"): ["method=psc"],
+    ("assignment", "learned_warmup"): ["loss=cross_entropy"],
+}
 # The data sets of image files with three classes; the networks for 224 pixels see 64.
 THREE_CLASSES = ["dataset.num_classes=3", "runtime.workers=1"]
 SMALL_IMAGES = [*THREE_CLASSES, "dataset.size=64", "dataset.resize=64"]
@@ -198,6 +201,9 @@ def test_parts_cross(data_root: Path, tmp_path: Path) -> None:
                 run(cfg)
             assert not Path(cfg.runs_dir).exists()
             refused.add(kind)
+        elif cfg.assignment.learn > 0 and cfg.loss.name != "cross_entropy":
+            with pytest.raises(UserError, match="does not fit assignment"):
+                run(cfg)
         else:
             trained(cfg)
             trained_kinds.add(kind)
