@@ -159,6 +159,53 @@ def test_choice(composed: DictConfig, key: str) -> None:
         ("assignment.every=0", r"assignment\.every=0 is not legal: use a number of epochs from 1 on, or step"),
         ("assignment.every=often", r"assignment\.every=often is not legal: .*"),
         (
+            "assignment.rotate=true assignment.statistic=loss_matrix",
+            r".*=loss_matrix does not fit assignment\.rotate=true, .*",
+        ),
+        (
+            "assignment=sinkhorn assignment.statistic=loss_matrix",
+            r".*=loss_matrix does not fit assignment=sinkhorn, .*",
+        ),
+        ("assignment=sinkhorn assignment.every=step", r"assignment\.every=step does not fit assignment=sinkhorn: .*"),
+        ("assignment=sinkhorn assignment.tau=0", r"assignment\.tau=0\.0 is not legal: use a number over 0 on"),
+        (
+            "assignment=sinkhorn assignment.hysteresis=1",
+            r"assignment\.hysteresis=1\.0 does nothing with .*=sinkhorn: .*",
+        ),
+        ("assignment.tau=1", r"assignment\.tau=1\.0 does nothing with assignment\.name=hungarian: .*"),
+        ("assignment=static assignment.rotate=true", r"assignment\.rotate=True does nothing with .*=static: .*"),
+        ("assignment.similarity=tree", r"assignment\.similarity=tree does nothing with .*=hungarian: .*quadratic"),
+        ("assignment=quadratic assignment.similarity=near", r"assignment\.similarity=near is not legal: use one of .*"),
+        (
+            "assignment=quadratic assignment.statistic=ema",
+            r"assignment\.statistic=ema does nothing with .*=quadratic: .*",
+        ),
+        (
+            "assignment=quadratic assignment.similarity=words assignment.every=2",
+            r"assignment\.every=2 does nothing with assignment\.similarity=words, .*: leave it out",
+        ),
+        (
+            "assignment=learned_warmup",
+            r"loss=squared_cosine does not fit assignment\.learn=0\.25: .* use loss=cross_entropy",
+        ),
+        (
+            "assignment=learned_warmup loss=dot_regression",
+            r"loss=dot_regression does not fit assignment\.learn=0\.25: .* use loss=cross_entropy",
+        ),
+        (
+            "assignment=learned_warmup loss=cross_entropy assignment.statistic=loss_matrix",
+            r"assignment\.statistic=loss_matrix does not fit assignment\.learn=0\.25, .* use .*epoch_mean, ema",
+        ),
+        (
+            "assignment=learned_warmup loss=cross_entropy assignment.warmup=0.1",
+            r"assignment\.warmup=0\.1 does nothing with assignment\.learn=0\.25, .*: use assignment\.warmup=0",
+        ),
+        (
+            "assignment=learned_warmup loss=cross_entropy assignment.freeze_after=0.2",
+            r"assignment\.learn=0\.25 ends after assignment\.freeze_after=0\.2: use assignment\.freeze_after=0\.25 .*",
+        ),
+        ("assignment=learned_warmup loss=cross_entropy epochs=1", r"epochs=1 does not fit assignment\.learn=0\.25: .*"),
+        (
             "assignment.warmup=0.9 assignment.freeze_after=0.4",
             r"assignment\.warmup=0\.9 ends after assignment\.freeze_after=0\.4: .*",
         ),

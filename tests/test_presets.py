@@ -44,6 +44,7 @@ NEEDS: dict[tuple[str, str], list[str]] = {
     ("prototypes", "none"): ["method=psc"],
     ("prototypes", "semantic"): ["dimension=9"],
     ("prototypes", "label_tree"): ["dataset=cifar100", "dimension=20", "backbone=small"],
+    ("assignment", "learned_warmup"): ["loss=cross_entropy"],
 }
 # The vectors of ImageNet's names are the user's to bring.
 WORDLESS = {("word2vec", "imagenet"), ("word2vec", "imagenet_lt")}
@@ -213,6 +214,9 @@ def test_parts_cross(data_root: Path, tmp_path: Path) -> None:
                 run(cfg)
             assert not Path(cfg.runs_dir).exists()
             refused.add(kind)
+        elif cfg.assignment.learn > 0 and cfg.loss.name != "cross_entropy":
+            with pytest.raises(UserError, match="does not fit assignment"):
+                run(cfg)
         else:
             trained(cfg)
             trained_kinds.add(kind)

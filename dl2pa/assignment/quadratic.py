@@ -8,6 +8,8 @@ from torch import Tensor
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.statistics import Confusion, EpochMean
 
+STARTS = 4  # random ones. With six classes the best of all permutations is found in 3 of 4 cases
+
 
 def arrange(
     similarity: np.ndarray,
@@ -16,18 +18,20 @@ def arrange(
     seen: np.ndarray,
     seed: int,
     hysteresis: float = 0.0,
+    anew: bool = True,
 ) -> np.ndarray:
     """Give similar classes near prototypes: a quadratic assignment problem (Koopmans and Beckmann 1957).
 
     sigma = argmax over bijections of sum over c != c' of similarity[c, c'] w_sigma(c) . w_sigma(c'). Nobody can solve
-    it exactly at these sizes: the fast approximate method (FAQ, Vogelstein et al. 2015) from the barycentre and from a
-    random start of ``seed``, each polished by the best exchange of two classes until none gains; the better one counts.
+    it exactly at these sizes: the fast approximate method (FAQ, Vogelstein et al. 2015) from the barycentre and from
+    random starts of ``seed``, each polished by the best exchange of two classes until none gains; the best one counts.
 
     Args:
         similarity: [C, C] symmetric; the diagonal, and rows of unseen classes, are not read.
         prototypes: [C, d] unit rows.
         assignment, seen: as for ``match``: a class without evidence keeps its prototype.
         hysteresis: the old assignment stands unless the value per seen class grows by more than this.
+        anew: false exchanges pairs of the old assignment alone.
 
     Returns:
         [C], the prototype each class owns from now on: the old one where a similarity is not finite.
@@ -40,11 +44,15 @@ def arrange(
     near = prototypes[places].astype(np.float64) @ prototypes[places].T
     np.fill_diagonal(similar, 0)
     np.fill_diagonal(near, 0)
+    starts = [np.searchsorted(places, assignment[classes])]
+    random = np.random.default_rng(seed)
+    if anew:
+        options = [{"P0": start, "rng": random} for start in ("barycenter", *["randomized"] * STARTS)]
+        starts = [quadratic_assignment(similar, near, options={"maximize": True, **o}).col_ind for o in options]
     matched = assignment.copy()
-    for start in ("barycenter", "randomized"):
-        options = {"maximize": True, "P0": start, "rng": np.random.default_rng(seed)}
+    for start in starts:
         found = assignment.copy()
-        found[classes] = places[_exchange(similar, near, quadratic_assignment(similar, near, options=options).col_ind)]
+        found[classes] = places[_exchange(similar, near, start)]
         if value(similarity, prototypes, found, seen) > value(similarity, prototypes, matched, seen):
             matched = found
     gain = value(similarity, prototypes, matched, seen) - value(similarity, prototypes, assignment, seen)
@@ -78,7 +86,12 @@ def _exchange(similar: np.ndarray, near: np.ndarray, chosen: np.ndarray) -> np.n
 
 
 class Quadratic(Assigner):
-    """Arranges classes by the cosines of their means or by which are taken for each other, at the matching times."""
+    """Arranges classes by the cosines of their means or by which are taken for each other, at the matching times.
+
+    The first time everywhere; from then on pairs are exchanged as the relations change. Arrangements of nearly the same
+    value lie far apart: searched anew each time, 9 of 10 classes of the digits moved after every epoch, and the test
+    accuracy after eight epochs was 73 % in place of 85 %.
+    """
 
     def __init__(
         self,
@@ -96,7 +109,8 @@ class Quadratic(Assigner):
         assert isinstance(self.statistic, EpochMean | Confusion)
         similarity = self.statistic.similarity().double().cpu().numpy()
         points = prototypes.double().cpu().numpy()
-        new = arrange(similarity, points, old, seen, self.seed, self._least_gain())
+        anew = torch.equal(self.sigma, self.first)
+        new = arrange(similarity, points, old, seen, self.seed, self._least_gain(), anew)
         return new, {
             "value_before": value(similarity, points, old, seen),
             "value_after": value(similarity, points, new, seen),

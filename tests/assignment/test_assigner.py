@@ -128,7 +128,8 @@ def test_every_step_the_loss_matrix_is_matched_on_the_whole_epoch_so_far() -> No
         costs += share.T @ by_prototype
         made.observe(PROTOTYPES, features, by_prototype[:, made.sigma], share, 0)
         assert made.statistic is not None
-        torch.testing.assert_close(made.statistic.score(PROTOTYPES, made.sigma), -costs)
+        images = 18 * (seed - 2)  # the mean over classes is minus the loss per image
+        torch.testing.assert_close(made.statistic.score(PROTOTYPES, made.sigma), -costs * CLASSES / images)
         changed += int((made.sigma != before).any())
     assert changed > 1
 
@@ -163,6 +164,35 @@ def test_hysteresis_reaches_the_matching() -> None:
         gains[hysteresis] = made.end_epoch(PROTOTYPES, 0)["moved"]
     assert gains[0.0] > 0
     assert gains[3.0] == 0
+
+
+@pytest.mark.parametrize("copies", [1, 50])
+@pytest.mark.parametrize(("share", "moves"), [(0.9, True), (1.1, False)])
+def test_hysteresis_of_the_loss_matrix_is_a_loss_per_image(copies: int, share: float, moves: bool) -> None:
+    """One number means the same for any number of images, and whatever their classes' sizes are."""
+    labels = torch.tensor([0, 0, 0, 1]).repeat(copies)
+    cost = torch.tensor([[0.9, 0.1], [0.5, 0.9]])[labels]  # exchanged, 0.1 and 0.5
+    gain = (3 * 0.8 + 0.4) / 4
+    made = Assigner(torch.arange(2), 2, Timetable(9), LossMatrix(2, 2), hysteresis=share * gain)
+    made.observe(torch.eye(2), torch.zeros(4 * copies, 2), cost, F.one_hot(labels, 2).float(), 0)
+    report = made.end_epoch(torch.eye(2), 0)
+    assert report["moved"] == (2 if moves else 0)
+    assert report["value_before"] == pytest.approx(-0.9)
+    if moves:
+        assert report["value_after"] - report["value_before"] == pytest.approx(gain)
+
+
+def test_the_last_step_of_a_run_matches_nothing() -> None:
+    """Its result would be evaluated without a step that trained with it."""
+    reports = {}
+    for last in (False, True):
+        made = assigner("epoch_mean", Timetable(2, every="step"))
+        features = units(3, 18, DIMENSION)
+        share = F.one_hot(torch.arange(18) % CLASSES, CLASSES).float()
+        made.observe(PROTOTYPES, features, torch.zeros(18, CLASSES), share, 1, last=last)
+        reports[last] = made.end_epoch(PROTOTYPES, 1)["moved"]
+    assert reports[False] > 0
+    assert reports[True] == 0
 
 
 def test_a_diverged_network_moves_nothing() -> None:

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.matching import match
-from dl2pa.assignment.statistics import Ema, EpochMean, LossMatrix, Queue, Statistic, build_statistic
+from dl2pa.assignment.statistics import (
+    Confusion,
+    Ema,
+    EpochMean,
+    LossMatrix,
+    Queue,
+    Statistic,
+    build_statistic,
+    columns,
+)
 from dl2pa.losses import Target, build_cost, reduce
 
 NAMES = ("queue", "ema", "epoch_mean", "loss_matrix")
@@ -139,7 +148,9 @@ def test_weighing_a_class_turns_no_direction(name: str) -> None:
     plain.observe(features, cost, share)
     weighted.observe(features, cost, share * weights)
     scores = [statistic.score(units(7, 4, 3), torch.arange(4)) for statistic in (plain, weighted)]
-    expected = scores[0] * weights.unsqueeze(1) if name == "loss_matrix" else scores[0]
+    # Three images of class 0, two of each other; weights count as so many images.
+    images = (weights * torch.tensor([3.0, 2, 2, 2])).sum()
+    expected = scores[0] * weights.unsqueeze(1) * 9 / images if name == "loss_matrix" else scores[0]
     torch.testing.assert_close(scores[1], expected)
 
 
@@ -183,8 +194,9 @@ def test_a_loss_matrix_matching_is_the_best_of_all_assignments(num_classes: int,
     report = assigner.end_epoch(prototypes, 0)
 
     assert values[tuple(assigner.sigma.tolist())] == pytest.approx(min(values.values()), rel=1e-5)
-    assert -num_classes * report["value_before"] == pytest.approx(values[worst], rel=1e-5)
-    assert -num_classes * report["value_after"] == pytest.approx(min(values.values()), rel=1e-5)
+    images = 3 * (num_classes + 6)  # also with class weights: a batch's add up to its images
+    assert -images * report["value_before"] == pytest.approx(values[worst], rel=1e-5)
+    assert -images * report["value_after"] == pytest.approx(min(values.values()), rel=1e-5)
     assert values[worst] > min(values.values()) * 1.01
 
 
@@ -194,6 +206,7 @@ def test_the_loss_matrix_files_class_ordered_columns_under_prototypes() -> None:
     cost = torch.tensor([[10.0, 20, 30], [1, 2, 3]])
     statistic.observe(torch.zeros(2, 2), cost, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
     score = statistic.score(torch.zeros(3, 2), sigma)
+    # Two images of two classes: an image a class.
     assert score.tolist() == [[-20, -30, -10], [0, 0, 0], [-2, -3, -1]]
     assert statistic.seen().tolist() == [True, False, True]
 
@@ -235,6 +248,59 @@ def test_alternating_descent_on_the_loss_matrix_never_goes_up() -> None:
         moved += assigner.end_epoch(prototypes, epoch)["moved"]
     assert moved > 0
     assert all(later < earlier + 1e-6 for earlier, later in itertools.pairwise(values))
+
+
+@pytest.mark.parametrize("mixup", [False, True])
+@pytest.mark.parametrize("name", [*NAMES, "confusion"])
+def test_a_batch_of_few_classes_counts_the_same_by_its_own_columns(name: str, mixup: bool) -> None:
+    """Labels come several times, and mixed ones are spread over two classes; most classes are absent."""
+
+    def made() -> Statistic:
+        if name == "confusion":
+            return Confusion(30)
+        return build_statistic(name, 30, 3, 0.9, torch.Generator().manual_seed(0))
+
+    whole, narrow = made(), made()
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 7, (9,), generator=generator)
+        target = Target(labels, labels.roll(1), torch.tensor(0.7)) if mixup else Target(labels)
+        features, cost = units(20 + seed, 9, 3), torch.rand(9, 30, generator=generator)
+        share, present = target.share(30), torch.cat([labels, labels.roll(1)])
+        whole.observe(features, cost, share)
+        narrow.observe(features, cost, columns(share, present), present)
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(narrow.state_dict()[key], value)
+    assert any(value.any() for value in whole.state_dict().values())
+
+
+def test_the_assigner_reads_the_columns_of_the_batchs_labels_alone() -> None:
+    """And weighs them as their classes."""
+    share, weights = torch.eye(6)[[4, 4, 1]], torch.arange(1.0, 7)
+    share[:, 0] = 99  # said to be absent
+    seen = {}
+    for labels in (None, torch.tensor([4, 4, 1])):
+        assigner = Assigner(torch.arange(6), 3, Timetable(9), LossMatrix(6, 3))
+        assigner.observe(units(0, 6, 3), units(1, 3, 3), torch.ones(3, 6), share, 0, weights, labels)
+        seen[labels is None] = assigner.statistic.counts.tolist()
+    assert seen[False] == [0, 2, 0, 0, 10, 0]
+    assert seen[True] == [297, 2, 0, 0, 10, 0]
+
+
+# -- confusion
+
+
+def test_confusion_by_hand() -> None:
+    """Class 0 is taken for class 1 half of the time, class 1 for class 0 a quarter of the time; class 2 is not seen."""
+    statistic = Confusion(3)
+    labels, predicted = torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 1, 1])
+    statistic.observe(torch.zeros(6, 2), 1 - torch.eye(3)[predicted], torch.eye(3)[labels])
+    expected = torch.tensor([[0.5, 0.375, 0], [0.375, 0.75, 0], [0, 0, 0]])
+    torch.testing.assert_close(statistic.similarity(), expected)
+    assert statistic.seen().tolist() == [True, True, False]
+    statistic.end_epoch()
+    assert not statistic.seen().any()
+    assert (statistic.similarity() == 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
