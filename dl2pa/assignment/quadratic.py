@@ -39,6 +39,7 @@ def arrange(
     classes = np.flatnonzero(seen)
     places = np.sort(assignment[classes])
     similar = similarity[np.ix_(classes, classes)].astype(np.float64)
+    similar = (similar + similar.T) / 2  # to the last bit: exchanges that gain by rounding alone would never end
     if len(classes) < 2 or not np.isfinite(similar).all():
         return assignment.copy()
     near = prototypes[places].astype(np.float64) @ prototypes[places].T
