@@ -15,12 +15,18 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it."""
+    """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it.
+
+    ``uncropped``: the test images scaled as for the test, and only made square, where the test cuts out less than
+    that. ``between`` is called after every batch, and may raise to stop.
+    """
 
     test: Batches
     holdout: Batches | None
+    uncropped: Batches | None
     train_counts: Sequence[int]
     device: torch.device
+    between: Callable[[], None]
 
     def __call__(self, model: Classifier) -> dict[str, Any]:
         """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split."""
@@ -39,6 +45,10 @@ class Evaluation:
             found |= {"ece": ece(scores, labels, temperature), "temperature": temperature}
         return found
 
+    def at_full_size(self, model: Classifier) -> dict[str, float | None]:
+        """top1_uncropped in percent, where there are such images: some published numbers are of this larger input."""
+        return {} if self.uncropped is None else {"top1_uncropped": self._summary(model, self.uncropped)["top1"]}
+
     def _summary(self, model: Classifier, batches: Batches) -> dict[str, Any]:
         tally = Tally(len(self.train_counts), self.device)
         for scores, labels in self._run(model, batches):
@@ -54,3 +64,4 @@ class Evaluation:
         with torch.inference_mode():
             for images, labels in batches():
                 yield model(images)[1], labels
+                self.between()

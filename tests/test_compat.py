@@ -20,6 +20,7 @@ SWITCHES = {
     "freeze_after": ("assignment.freeze_after", ["dataset=cifar100"]),
     "label_alignment": ("dataset.label_alignment", ["dataset=svhn_lt"]),
     "psc_variant": ("method.variant", ["dataset=cifar100", "method=psc"]),
+    "target": ("augment.target", ["dataset=imagenet"]),
 }
 
 
@@ -68,6 +69,7 @@ def test_each_switch_reaches_its_key(switch: str, name: str) -> None:
         (["dataset=svhn_lt"], ["prototypes", "statistic", "mixed", "freeze_after", "label_alignment"]),
         (["dataset=cifar100", "method=psc"], ["psc_variant"]),
         (["dataset=svhn_lt", "method=psc"], ["label_alignment", "psc_variant"]),
+        (["dataset=imagenet"], ["prototypes", "statistic", "mixed", "freeze_after", "target"]),
     ],
 )
 def test_paper_changes_its_switches_and_nothing_else(words: list[str], switches: list[str]) -> None:

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import torch
 from composing import compose_config
+from data_files import write_tiny_imagenet
 from omegaconf import DictConfig
-from processes import Child, die_at, few_digits, launch, signal_after, train, with_few_digits
+from processes import Child, die_at, few_digits, launch, signal_after, signal_group_in, train, with_few_digits
 
 from dl2pa import run as run_module
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
+from dl2pa.metrics import Tally
 from dl2pa.run import run
+from dl2pa.trainer import Trainer
 
 TIMES = ("seconds", "images_per_second", "train_seconds")
 # name: words. Three epochs of a few steps; every epoch ends with a checkpoint, and so does about every step.
@@ -27,6 +30,7 @@ RUNS = {
     "digits": ["dataset=digits", "batch_size=256", "assignment.freeze_after=1"],
     "mixup": ["dataset=digits_lt", "augment.mixup=1", "imbalance=0.05", "assignment.freeze_after=1"],
     "holdout": ["dataset=digits", "holdout=0.5", "batch_size=128"],
+    "augment": ["dataset=digits", "batch_size=256", "augment.policy=auto", "augment.cutout=3", "augment.cutmix=1"],
 }
 
 
@@ -159,6 +163,29 @@ def test_signal_stops_at_the_next_step(tmp_path: Path, number: signal.Signals) -
     ended = launch(*words_of("mixup", stopped, long), cwd=stopped).end()
     assert ended.code == 0
     assert f"going on at epoch {position['epoch'] + 1}, step {position['step'] + 1}" in ended.said
+    assert_same(outcome(folder), outcome(only_folder(undisturbed)))
+
+
+@pytest.mark.parametrize(("owner", "name", "calls"), [(Trainer, "_step", 9), (Tally, "update", 8)])
+def test_signal_to_the_whole_group_of_processes(tmp_path: Path, owner: type, name: str, calls: int) -> None:
+    """As a job is cancelled: loader workers get it too. In a step of the second epoch, or in its evaluation."""
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    write_tiny_imagenet(tmp_path / "data", num_classes=3, per_class=8, per_class_test=4)
+    network = ["dataset=imagenet200", "dataset.num_classes=3", "backbone=small", "dimension=2", "batch_size=4"]
+    augment = ["augment.policy=trivial", "augment.erase=0.5", "augment.mixup=0.2", "augment.cutmix=1"]
+    own = ["epochs=3", "runtime.threads=1", "device=cpu", "runtime.workers=2", "runtime.eval_batch_size=2"]
+    words = [*network, *augment, *own, f"data_root={tmp_path / 'data'}"]
+    assert launch(*words, f"runs_dir={undisturbed / 'runs'}", cwd=undisturbed).end().code == 0
+    words.append(f"runs_dir={stopped / 'runs'}")
+    ended = launch(*words, cwd=stopped, before=partial(signal_group_in, signal.SIGTERM, owner, name, calls)).end()
+    assert ended.code == 1, ended.said
+    assert "stopped by SIGTERM, nothing lost" in ended.said
+    assert "Traceback" not in ended.said
+    folder = only_folder(stopped)
+    position = torch.load(folder / "last.pt", weights_only=True)["position"]
+    assert (position["epoch"], position["step"]) == (1, 3 if owner is Trainer else 6)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1  # the second evaluation did not end
+    assert launch(*words, cwd=stopped).end().code == 0
     assert_same(outcome(folder), outcome(only_folder(undisturbed)))
 
 
