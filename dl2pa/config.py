@@ -44,13 +44,18 @@ class DatasetConfig:
 
 @dataclass
 class AugmentConfig:
-    """Training augmentation. Crops and flips are drawn per image; mixup is one lambda a batch."""
+    """Training augmentation, in this order, drawn per image; mixup and cutmix are one lambda and one box a batch."""
 
     crop: str = "pad"  # pad: zero-pad and crop at random | resized: random resized crop
     padding: int = 0  # pixels
     flip: bool = False
     jitter: float = 0.0  # brightness, contrast and saturation
+    policy: str = "none"  # none | trivial: TrivialAugmentWide | auto: AutoAugment, CIFAR-10's; on files ImageNet's
+    erase: float = 0.0  # probability that a rectangle becomes the mean colour
+    cutout: int = 0  # side in pixels of a square that becomes the mean colour; 0 is none
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0 is none
+    cutmix: float = 0.0  # likewise; with mixup too, each batch gets one of the two
+    target: str = "soft"  # of a mixed image: both labels by their share | dominant: the larger share's alone
 
 
 @dataclass
@@ -129,6 +134,8 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
+    decay: str = "all"  # what weight_decay acts on: all | weights: neither biases nor norms
+    clip: float | None = None  # largest norm of the gradient
 
 
 @dataclass
@@ -140,6 +147,8 @@ class ScheduleConfig:
     warmup: float = 0.0  # share of the epochs over which the factor rises from 0 to 1
     milestones: list[float] = field(default_factory=list)  # shares at which step multiplies by gamma
     gamma: float = 0.1
+    warmup_start: float = 0.0  # factor of the warm-up's first epoch (step); with 0 the first of n has 1 / n
+    floor: float = 0.0  # factor that cosine and linear fall to
 
 
 @dataclass
@@ -163,6 +172,7 @@ class CompatConfig:
     psc_variant: str = MISSING
     dnc_bank_batches: int = MISSING
     dnc_momentum: float = MISSING
+    target: str = MISSING
 
 
 @dataclass

@@ -16,12 +16,18 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it."""
+    """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it.
+
+    ``uncropped``: the test images scaled as for the test, and only made square, where the test cuts out less than
+    that. ``between`` is called after every batch, and may raise to stop.
+    """
 
     test: Batches
     holdout: Batches | None
+    uncropped: Batches | None
     train_counts: Sequence[int]
     device: torch.device
+    between: Callable[[], None]
 
     def __call__(self, model: Classifier, means: Tensor) -> dict[str, Any]:
         """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split.
@@ -45,6 +51,15 @@ class Evaluation:
             found |= {"ece": ece(scores, labels, temperature), "temperature": temperature}
         return found
 
+    def at_full_size(self, model: Classifier) -> dict[str, float | None]:
+        """top1_uncropped in percent, where there are such images: some published numbers are of this larger input."""
+        if self.uncropped is None:
+            return {}
+        tally = Tally(len(self.train_counts), self.device)
+        for _, scores, labels in self._run(model, self.uncropped):
+            tally.update(scores, labels)
+        return {"top1_uncropped": tally.summary(self.train_counts)["top1"]}
+
     def _summary(self, model: Classifier, batches: Batches, means: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
         """By the head, and by the class means."""
         tallies = [Tally(len(self.train_counts), self.device) for _ in range(2)]
@@ -64,3 +79,4 @@ class Evaluation:
         with torch.inference_mode():
             for images, labels in batches():
                 yield *model(images), labels
+                self.between()

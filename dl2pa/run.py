@@ -1,13 +1,15 @@
 """One run from its config to its result: builds the parts in the order in which they are used, trains, writes."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from dl2pa import identity
 from dl2pa.console import Console
@@ -22,6 +24,7 @@ from dl2pa.evaluate import Batches, Evaluation
 from dl2pa.flops import training_flops
 from dl2pa.folder import RunFolder
 from dl2pa.losses import build_cost
+from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier, build_model
 from dl2pa.prototypes import build as prototypes
 from dl2pa.prototypes.kinds import KINDS
@@ -71,7 +74,16 @@ def make_prototypes(cfg: DictConfig) -> Tensor | None:
 
 def make_optimizer(cfg: DictConfig, model: Classifier) -> torch.optim.Optimizer:
     options = cfg.optimizer
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # By name too: Swin's relative position biases are tables.
+            of_weights = parameter.ndim > 1 and "bias" not in name
+            (decayed if options.decay == "all" or of_weights else free).append(parameter)
+    trained: list[dict[str, Any]] = [{"params": decayed}]
+    if free:
+        trained.append({"params": free, "weight_decay": 0.0})
     if options.name == "adamw":
         return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
     return torch.optim.SGD(
@@ -105,34 +117,46 @@ def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: s
         reduction=cfg.loss.reduction,
         optimizer=make_optimizer(cfg, model),
         schedule=Schedule(
-            schedule.name, cfg.epochs, schedule.per, schedule.warmup, list(schedule.milestones), schedule.gamma
+            schedule.name,
+            cfg.epochs,
+            schedule.per,
+            schedule.warmup,
+            list(schedule.milestones),
+            schedule.gamma,
+            schedule.warmup_start,
+            schedule.floor,
         ),
         loader=loader.training_loader(
             data.train, image_transform(cfg), batch_size=cfg.batch_size, seed=cfg.seed, **_reading(cfg, device)
         ),
         num_classes=cfg.dataset.num_classes,
         dimension=cfg.dimension,
-        mixup_alpha=cfg.augment.mixup,
+        mixing=Mixing(cfg.augment.mixup, cfg.augment.cutmix, cfg.augment.target, cfg.dataset.size, cfg.seed, device),
         lr=cfg.optimizer.lr,
         seed=cfg.seed,
         epochs=cfg.epochs,
         max_steps=cfg.max_steps,
         device=device,
+        clip=cfg.optimizer.clip,
     )
 
 
-def make_evaluation(cfg: DictConfig, data: Data, device: torch.device) -> Evaluation:
+def make_evaluation(cfg: DictConfig, data: Data, device: torch.device, between: Callable[[], None]) -> Evaluation:
     """How ``cfg`` judges its model: on the test split and, where there is one, the holdout split."""
+    transform = image_transform(cfg)
+    full = transform.size if transform.resize is None else transform.resize
 
-    def batches(split: Split) -> Batches:
+    def batches(split: Split, transform: ImageTransform) -> Batches:
         split, size = split.to(device), cfg.runtime.eval_batch_size
-        return lambda: loader.evaluation_batches(split, image_transform(cfg), batch_size=size, **_reading(cfg, device))
+        return lambda: loader.evaluation_batches(split, transform, batch_size=size, **_reading(cfg, device))
 
     return Evaluation(
-        test=batches(data.test),
-        holdout=None if data.holdout is None else batches(data.holdout),
+        test=batches(data.test, transform),
+        holdout=None if data.holdout is None else batches(data.holdout, transform),
+        uncropped=batches(data.test, replace(transform, size=full)) if full > transform.size else None,
         train_counts=_train_counts(cfg, data).tolist(),
         device=device,
+        between=between,
     )
 
 
@@ -144,6 +168,9 @@ def image_transform(cfg: DictConfig) -> ImageTransform:
         flip=cfg.augment.flip,
         resize=cfg.dataset.resize,
         jitter=cfg.augment.jitter,
+        policy=cfg.augment.policy,
+        erase=cfg.augment.erase,
+        cutout=cfg.augment.cutout,
     )
 
 
@@ -190,7 +217,7 @@ class _Run:
         )
         folder.write_classes(data.class_names)
         self.trainer = make_trainer(cfg, data, self.device, self.precision)
-        self.evaluate = make_evaluation(cfg, data, self.device)
+        self.evaluate = make_evaluation(cfg, data, self.device, self._stop_if_asked)
         self.model = self.trainer.model
         if (state := folder.load("last")) is not None:
             self.trainer.restore(state)
@@ -228,14 +255,18 @@ class _Run:
 
     def _on_step(self) -> None:
         self.console.step()
+        self._stop_if_asked()
+        if time.monotonic() - self.saved > 60 * self.cfg.runtime.checkpoint_minutes:
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        """At a step boundary, or in an evaluation, which a resumed run begins again."""
         if self.stop:
             self._save()
             assert self.stop.signal is not None
             raise Stopped(
                 f"stopped by {self.stop.signal.name}, nothing lost: the same command goes on with {self.folder.path}"
             )
-        if time.monotonic() - self.saved > 60 * self.cfg.runtime.checkpoint_minutes:
-            self._save()
 
     def _end_epoch(self, loss: float, last: bool) -> None:
         at, head = self.trainer.position, self.model.head
@@ -251,7 +282,8 @@ class _Run:
             self._keep_best(found)
         self._save()  # the weights with the assignment they were trained with
         if last:
-            self.calibration = self.evaluate.calibration(self.model)  # before a class can move again
+            # Before a class can move again.
+            self.at_the_end = self.evaluate.calibration(self.model) | self.evaluate.at_full_size(self.model)
         if (sigma := head.assignment()) is not None:
             self.folder.append("assignments", {"epoch": at.epoch + 1, "assignment": sigma.tolist()})
         metrics |= head.end_epoch(at.epoch)
@@ -292,7 +324,7 @@ class _Run:
             **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "means_top1", "loss")},
             "top1_best": at.best_top1,
             "per_class": self.per_class,
-            **self.calibration,
+            **self.at_the_end,
         }
         if self.data.holdout is not None:
             result |= {"holdout": len(self.data.holdout), "val_top1": last["val_top1"], "val_macro": last["val_macro"]}

@@ -19,6 +19,8 @@ class Stream(IntEnum):
     NETWORK = 4
     ASSIGNMENT = 5
     PROTOTYPES = 6
+    POLICY = 7
+    ERASE = 8
 
 
 def derive(seed: int, stream: Stream, *position: int) -> int:

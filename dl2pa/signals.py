@@ -1,7 +1,9 @@
 """A stop asked for from outside: the run ends at the next step boundary with everything saved."""
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -33,3 +35,32 @@ def listening() -> Iterator[StopRequest]:
     finally:
         for name, handler in former.items():
             signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def held_back(number: signal.Signals) -> Iterator[None]:
+    """The signal comes after the block; a process started within it has it blocked for good."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def only_from_parent(number: signal.Signals) -> None:
+    """From now on this process ends by the signal if its parent sends it, and takes no notice of anybody else's.
+
+    A handler is not told who sent a signal; who waits for one is. Where the system has no such wait (macOS), the signal
+    ends the process as ever.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    threading.Thread(target=_end_by_parent, args=(number,), daemon=True).start()
+
+
+def _end_by_parent(number: signal.Signals) -> None:
+    while signal.sigwaitinfo({number}).si_pid != os.getppid():
+        pass
+    os._exit(0)

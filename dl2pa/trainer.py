@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dl2pa.data.augment import mixup, mixup_lambdas
 from dl2pa.data.loader import Loader
 from dl2pa.diagnostics import Moments
 from dl2pa.errors import UserError
-from dl2pa.losses import Cost, Target, reduce
+from dl2pa.losses import Cost, reduce
+from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier
 from dl2pa.schedule import Schedule
 from dl2pa.seeding import Stream, derive
@@ -78,12 +78,13 @@ class Trainer:
     loader: Loader
     num_classes: int
     dimension: int
-    mixup_alpha: float
+    mixing: Mixing
     lr: float
     seed: int
     epochs: int
     max_steps: int | None
     device: torch.device
+    clip: float | None = None
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -105,11 +106,11 @@ class Trainer:
         last_step = self._total_steps()
         while at.epoch < self.epochs and at.epoch * steps < last_step:
             goal = min(steps, last_step - at.epoch * steps)
-            lambdas = self._lambdas()
+            self.mixing.start(at.epoch, steps)
             clock = time.perf_counter()
             batches = self.loader.epoch(at.epoch, start=at.step) if at.step < goal else iter(())
             for images, labels in itertools.islice(batches, goal - at.step):
-                self._step(images, labels, lambdas)
+                self._step(images, labels)
                 at.step += 1
                 at.train_seconds, clock = at.train_seconds + time.perf_counter() - clock, time.perf_counter()
                 on_step()
@@ -123,27 +124,21 @@ class Trainer:
         whole = self.epochs * self.loader.steps
         return whole if self.max_steps is None else min(self.max_steps, whole)
 
-    def _lambdas(self) -> Tensor | None:
-        if self.mixup_alpha == 0:
-            return None
-        return mixup_lambdas(self.mixup_alpha, self.loader.steps, self.seed, self.position.epoch).to(self.device)
-
-    def _step(self, images: Tensor, labels: Tensor, lambdas: Tensor | None) -> None:
+    def _step(self, images: Tensor, labels: Tensor) -> None:
         at = self.position
         torch.manual_seed(derive(self.seed, Stream.NETWORK, at.epoch, at.step))  # dropout, stochastic depth
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
-        target = Target(labels)
-        if lambdas is not None:
-            lam = lambdas[at.step]
-            images, target = mixup(images, lam), Target(labels, labels.roll(1), lam)
+        images, target = self.mixing(images, labels, at.step)
         self.model.train()
         features, scores = self.model(images)
-        cost, weights = self.cost(scores, features, labels)
+        cost, weights = self.cost(scores, features, target.labels)
         target = target._replace(weights=weights)
         loss = reduce(cost, target, self.reduction)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.moments.update(features.detach(), target.share(self.num_classes))
         last = at.epoch * self.loader.steps + at.step + 1 == self._total_steps()

@@ -16,6 +16,8 @@ from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
 _CHOICES = {
     "dataset.label_alignment": ("fixed", "shifted"),
     "augment.crop": ("pad", "resized"),
+    "augment.policy": ("none", "trivial", "auto"),
+    "augment.target": ("soft", "dominant"),
     "backbone.neck": ("none", "linear", "mlp"),
     "assignment.name": ("static", "hungarian", "quadratic", "sinkhorn"),
     "assignment.similarity": ("means", "confusion", "tree", "words"),
@@ -25,6 +27,7 @@ _CHOICES = {
     "loss.reduction": ("mean", "sum"),
     "loss.weights": ("batch", "global"),
     "optimizer.name": ("sgd", "adamw"),
+    "optimizer.decay": ("all", "weights"),
     "schedule.name": ("step", "cosine", "linear"),
     "schedule.per": ("epoch", "step"),
     "logger.name": ("local", "wandb"),
@@ -45,7 +48,10 @@ _RANGES: dict[str, tuple[float, float | None, bool]] = {
     "dataset.resize": (1, None, True),
     "augment.padding": (0, None, True),
     "augment.jitter": (0, 1, True),
+    "augment.erase": (0, 1, True),
+    "augment.cutout": (0, None, True),
     "augment.mixup": (0, None, True),
+    "augment.cutmix": (0, None, True),
     "backbone.width": (1, None, True),
     "method.scale": (0, None, False),
     "method.vectors": (1, None, True),
@@ -65,7 +71,10 @@ _RANGES: dict[str, tuple[float, float | None, bool]] = {
     "optimizer.lr": (0, None, False),
     "optimizer.weight_decay": (0, None, True),
     "optimizer.momentum": (0, 1, True),
+    "optimizer.clip": (0, None, False),
     "schedule.warmup": (0, 1, True),
+    "schedule.warmup_start": (0, 1, True),
+    "schedule.floor": (0, 1, True),
     "schedule.gamma": (0, None, False),
     "runtime.workers": (0, None, True),
     "runtime.threads": (1, None, True),
@@ -92,6 +101,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "optimizer.nesterov": ("optimizer.name", ("sgd",)),
     "schedule.milestones": ("schedule.name", ("step",)),
     "schedule.gamma": ("schedule.name", ("step",)),
+    "schedule.floor": ("schedule.name", ("cosine", "linear")),
     "method.variant": ("method.head", ("softmax", "subspace")),
     "method.scale": ("method.variant", ("cos_scaled", "norm", "soft_columns", "signed")),
     "method.normalise": ("method.head", ("prototypes",)),
@@ -100,6 +110,12 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "method.bank_batches": ("method.head", ("dnc",)),
     "method.momentum": ("method.head", ("dnc",)),
     "augment.padding": ("augment.crop", ("pad",)),
+}
+# key: it is read where one of these is over 0
+_NEEDS_ONE_OF = {
+    "augment.target": ("augment.mixup", "augment.cutmix"),
+    "optimizer.decay": ("optimizer.weight_decay",),
+    "schedule.warmup_start": ("schedule.warmup",),
 }
 
 
@@ -145,6 +161,10 @@ def _check_unread(cfg: DictConfig) -> None:
                 f"{key}={value} does nothing with {decider}={'null' if chosen is None else chosen}: "
                 f"it is read with {_listed(values)}"
             )
+    for key, needed in _NEEDS_ONE_OF.items():
+        value = OmegaConf.select(cfg, key)
+        if value != OmegaConf.select(schema, key) and all(OmegaConf.select(cfg, other) == 0 for other in needed):
+            raise UserError(f"{key}={value} does nothing with {'=0 and '.join(needed)}=0")
 
 
 def _check_data(cfg: DictConfig) -> None:
@@ -157,6 +177,10 @@ def _check_data(cfg: DictConfig) -> None:
     if cfg.dataset.resize is not None and cfg.dataset.resize < cfg.dataset.size:
         raise UserError(
             f"dataset.resize={cfg.dataset.resize} is not legal: use dataset.size={cfg.dataset.size} or more"
+        )
+    if cfg.augment.cutout > cfg.dataset.size:
+        raise UserError(
+            f"augment.cutout={cfg.augment.cutout} is not legal: use at most dataset.size={cfg.dataset.size} pixels"
         )
     if cfg.dataset.long_tail and cfg.imbalance is None:
         raise UserError(f"imbalance=null does not fit dataset={name}: use a number over 0 up to 1")

@@ -15,6 +15,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +135,20 @@ def signal_after(number: signal.Signals, steps: int) -> None:
             os.kill(os.getpid(), number)
 
     _surround(Trainer, "_step", after=notice)
+
+
+def signal_group_in(number: signal.Signals, owner: type, name: str, calls: int) -> None:
+    """The process and all of its children get the signal from a stranger in the ``calls``-th call of owner.name."""
+    os.setsid()
+    at = itertools.count(1)
+    kill = f"import os; os.killpg({os.getpgrp()}, {int(number)})"
+
+    def notice() -> None:
+        if next(at) == calls:
+            subprocess.run([sys.executable, "-c", kill], start_new_session=True, check=True)
+            time.sleep(0.2)  # time for a child to die of it
+
+    _surround(owner, name, after=notice)
 
 
 def die_at(event: int) -> None:

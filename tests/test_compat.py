@@ -22,6 +22,7 @@ SWITCHES = {
     "psc_variant": ("method.variant", ["dataset=cifar100", "method=psc"]),
     "dnc_bank_batches": ("method.bank_batches", ["dataset=cifar100", "method=dnc"]),
     "dnc_momentum": ("method.momentum", ["dataset=cifar100", "method=dnc"]),
+    "target": ("augment.target", ["dataset=imagenet"]),
 }
 
 
@@ -72,6 +73,7 @@ def test_each_switch_reaches_its_key(switch: str, name: str) -> None:
         (["dataset=svhn_lt", "method=psc"], ["label_alignment", "psc_variant"]),
         (["dataset=cifar100", "method=dnc"], ["dnc_bank_batches", "dnc_momentum"]),
         (["dataset=cifar100", "method=tsc"], ["prototypes"]),
+        (["dataset=imagenet"], ["prototypes", "statistic", "mixed", "freeze_after", "target"]),
     ],
 )
 def test_paper_changes_its_switches_and_nothing_else(words: list[str], switches: list[str]) -> None:

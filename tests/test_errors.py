@@ -110,6 +110,21 @@ def test_choice(composed: DictConfig, key: str) -> None:
             r"prototypes\.words=cifar10 does nothing with prototypes=separation, .*",
         ),
         ("prototypes=label_tree dimension=20", r"words=digits: no superclasses are known for it, only for cifar100"),
+        (
+            "augment.target=dominant",
+            r"augment\.target=dominant does nothing with augment\.mixup=0 and augment\.cutmix=0",
+        ),
+        ("augment.policy=rand", r"augment\.policy=rand is not legal: use one of none, trivial, auto"),
+        ("augment.cutout=9", r"augment\.cutout=9 is not legal: use at most dataset\.size=8 pixels"),
+        (
+            "optimizer.decay=weights optimizer.weight_decay=0",
+            r"optimizer\.decay=weights does nothing with optimizer\.weight_decay=0",
+        ),
+        ("schedule.warmup_start=0.1", r"schedule\.warmup_start=0\.1 does nothing with schedule\.warmup=0"),
+        (
+            "schedule.floor=0.1",
+            r"schedule\.floor=0\.1 does nothing with schedule\.name=step: it is read with cosine, linear",
+        ),
         ("dataset=cifar10_lt imbalance=0", r"imbalance=0(\.0)? is not legal: use a number over 0 up to 1"),
         ("dataset=cifar10_lt imbalance=100", r"imbalance=100(\.0)? is not legal: use a number over 0 up to 1"),
         (

@@ -11,13 +11,14 @@ from composing import compose_config
 from torch import Tensor, nn
 
 from dl2pa.assignment.assigner import Assigner, Timetable
-from dl2pa.data.augment import mixup_lambdas
 from dl2pa.errors import UserError
 from dl2pa.losses import Target, build_cost, cross_entropy, dot_regression, inverse_frequency, membership, reduce
 from dl2pa.methods.heads import PrototypeHead
+from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier
 from dl2pa.run import make_optimizer
 from dl2pa.schedule import Schedule
+from dl2pa.seeding import Stream, derive
 from dl2pa.trainer import Trainer
 
 Array = npt.NDArray[np.float64]
@@ -300,7 +301,7 @@ def test_an_epoch_of_the_trainer(name: str, reduction: str, weights: str, alpha:
         optimizer=torch.optim.SGD(model.parameters(), lr=99, momentum=MOMENTUM, weight_decay=DECAY),
         schedule=schedule,
         loader=ThreeBatches(),  # type: ignore[arg-type]
-        mixup_alpha=alpha,
+        mixing=Mixing(alpha, 0.0, "soft", 8, 3, torch.device("cpu")),
         lr=LR,
         seed=3,
         epochs=1,
@@ -311,7 +312,7 @@ def test_an_epoch_of_the_trainer(name: str, reduction: str, weights: str, alpha:
     trainer.fit(on_step=lambda: None, end_epoch=lambda loss, last: told.append((loss, last)))
     net = model.backbone[1]
     trained = torch.cat([net.weight, net.bias.unsqueeze(1)], dim=1).detach().numpy()
-    lams = mixup_lambdas(alpha, 3, 3, 0).tolist() if alpha else None
+    lams = np.random.default_rng(derive(3, Stream.MIXUP, 0)).beta(alpha, alpha, 3).tolist() if alpha else None
     np.testing.assert_allclose(trained, np_train(name, reduction, weights, lams, factors), rtol=1e-4, atol=1e-5)
     assert len(set(factors)) == 3
     assert [last for _, last in told] == [True]
@@ -329,7 +330,7 @@ def test_the_trainer_reports_the_mean_loss_of_an_image_for_a_sum_as_for_a_mean()
             optimizer=torch.optim.SGD(model.parameters()),
             schedule=Schedule("linear", epochs=1),
             loader=ThreeBatches(),  # type: ignore[arg-type]
-            mixup_alpha=0.0,
+            mixing=Mixing(0.0, 0.0, "soft", 8, 0, torch.device("cpu")),
             lr=0.0,
             seed=0,
             epochs=1,

@@ -3,10 +3,10 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from composing import compose_config
 from omegaconf import DictConfig
 from processes import command
@@ -23,9 +23,9 @@ def test_long_tail_trains(
 ) -> None:
     judge_all = run_module.make_evaluation
 
-    def judge_some(cfg: DictConfig, data: Data, device: torch.device) -> Evaluation:
+    def judge_some(cfg: DictConfig, data: Data, *more: Any) -> Evaluation:
         """Of the 10,000 test images a ResNet-32 sees 500 here: all of them take a minute."""
-        return judge_all(cfg, replace(data, test=data.test.subset(np.arange(500))), device)
+        return judge_all(cfg, replace(data, test=data.test.subset(np.arange(500))), *more)
 
     monkeypatch.setattr(run_module, "make_evaluation", judge_some)
     words = [f"dataset={dataset}", "imbalance=0.01", "max_steps=3", f"data_root={real_cifar}", f"runs_dir={tmp_path}"]

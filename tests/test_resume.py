@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import torch
 from composing import compose_config
+from data_files import write_tiny_imagenet
 from omegaconf import DictConfig
-from processes import Child, die_at, few_digits, launch, signal_after, train, with_few_digits
+from processes import Child, die_at, few_digits, launch, signal_after, signal_group_in, train, with_few_digits
 
 from dl2pa import run as run_module
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
+from dl2pa.metrics import Tally
 from dl2pa.run import run
+from dl2pa.trainer import Trainer
 
 TIMES = ("seconds", "images_per_second", "train_seconds")
 # name: words. Three epochs of a few steps; every epoch ends with a checkpoint, and so does about every step.
@@ -162,6 +165,30 @@ def test_signal_stops_at_the_next_step(tmp_path: Path, number: signal.Signals) -
     assert_same(outcome(folder), outcome(only_folder(undisturbed)))
 
 
+def test_signal_to_the_whole_group_of_processes(tmp_path: Path) -> None:
+    """As a job is cancelled: loader workers get it too. In a step of the second epoch, and then in its evaluation."""
+    write_tiny_imagenet(tmp_path / "data", num_classes=3, per_class=8, per_class_test=4)
+    network = ["dataset=imagenet200", "dataset.num_classes=3", "backbone=small", "dimension=2", "batch_size=4"]
+    augment = ["augment.policy=trivial", "augment.erase=0.5", "augment.mixup=0.2", "augment.cutmix=1"]
+    own = ["epochs=2", "runtime.threads=1", "device=cpu", "runtime.workers=2", "runtime.eval_batch_size=2"]
+    words = [*network, *augment, *own, f"data_root={tmp_path / 'data'}"]
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    assert launch(*words, f"runs_dir={undisturbed / 'runs'}", cwd=undisturbed).end().code == 0
+    words.append(f"runs_dir={stopped / 'runs'}")
+    # The 9th step is the third of the second epoch; when resumed, three more are left, and the 2nd batch is evaluated.
+    for owner, name, calls, step in ((Trainer, "_step", 9, 3), (Tally, "update", 2, 6)):
+        ended = launch(*words, cwd=stopped, before=partial(signal_group_in, signal.SIGTERM, owner, name, calls)).end()
+        assert ended.code == 1, ended.said
+        assert "stopped by SIGTERM, nothing lost" in ended.said
+        assert "Traceback" not in ended.said
+        folder = only_folder(stopped)
+        position = torch.load(folder / "last.pt", weights_only=True)["position"]
+        assert (position["epoch"], position["step"]) == (1, step)
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1  # the second evaluation did not end
+    assert launch(*words, cwd=stopped).end().code == 0
+    assert_same(outcome(folder), outcome(only_folder(undisturbed)))
+
+
 def test_signal_stops_a_whole_sweep(tmp_path: Path) -> None:
     words = words_of("digits", tmp_path, "seed=0,1")
     ended = launch("-m", *words, cwd=tmp_path, before=partial(signal_after, signal.SIGINT, 2)).end()
@@ -218,6 +245,7 @@ def test_statistics_survive(tmp_path: Path, statistic: str, every: str) -> None:
         ["optimizer=adamw"],
         ["schedule=triangular"],
         ["eval_every=2"],
+        ["augment.policy=auto", "augment.cutout=3", "augment.mixup=1", "augment.cutmix=1"],
     ],
     ids=str,
 )

@@ -14,7 +14,16 @@ def rates(*words: str) -> list[float]:
     """The learning rate of each epoch of the run that ``launch.py WORDS`` starts, the same at all of its steps."""
     cfg = compose_config(*words)
     options = cfg.schedule
-    schedule = Schedule(options.name, cfg.epochs, options.per, options.warmup, list(options.milestones), options.gamma)
+    schedule = Schedule(
+        options.name,
+        cfg.epochs,
+        options.per,
+        options.warmup,
+        list(options.milestones),
+        options.gamma,
+        options.warmup_start,
+        options.floor,
+    )
     found = []
     for epoch in range(cfg.epochs):
         of_epoch = {cfg.optimizer.lr * schedule.factor(epoch, step, STEPS) for step in (0, 1, STEPS - 1, STEPS)}
@@ -38,6 +47,20 @@ def test_the_long_tail_recipe(dataset: str) -> None:
     """ETF and DL2PA, 200 epochs, counted from 1: .1 e / 5 up to 5, .1 up to 160, .01 up to 180, then .001."""
     expected = [0.1 * e / 5 if e <= 5 else 0.1 if e <= 160 else 0.01 if e <= 180 else 0.001 for e in range(1, 201)]
     assert rates(f"dataset={dataset}") == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_imagenet_recipe() -> None:
+    """EBV and DL2PA, 105 epochs: from .01 x .5 linearly over 5, then half a cosine to 0 over 100, once an epoch."""
+    warm = [0.5 * (0.01 + 0.99 * epoch / 5) for epoch in range(5)]
+    expected = [*warm, *(0.25 * (1 + math.cos(math.pi * epoch / 100)) for epoch in range(100))]
+    assert rates("dataset=imagenet") == pytest.approx(expected, rel=1e-9)
+    assert rates("dataset=imagenet")[:6] == pytest.approx([0.005, 0.104, 0.203, 0.302, 0.401, 0.5])
+
+
+def test_the_imagenet_lt_recipe() -> None:
+    """ETF: .1, half a cosine over 90 epochs, no warm-up."""
+    expected = [0.05 * (1 + math.cos(math.pi * epoch / 90)) for epoch in range(90)]
+    assert rates("dataset=imagenet_lt") == pytest.approx(expected)
 
 
 def test_recipes_scale_with_the_epochs() -> None:
@@ -88,6 +111,19 @@ def test_cosine_with_warm_up_by_epoch() -> None:
     factors = [schedule.factor(epoch, 0, 1) for epoch in range(105)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[5:] == pytest.approx([0.5 * (1 + math.cos(math.pi * epoch / 100)) for epoch in range(100)])
+
+
+def test_the_start_of_the_warm_up_and_the_floor() -> None:
+    """DNC's Swin-T: 20 of 300 epochs from 1e-3 of the rate, then down to 1 % of it."""
+    schedule = Schedule("cosine", 300, per="step", warmup=20 / 300, warmup_start=1e-3, floor=0.01)
+    factors = by_step(schedule)
+    warm = 20 * STEPS
+    assert factors[0] == pytest.approx(1e-3)
+    assert factors[:warm] == pytest.approx([1e-3 + 0.999 * step / warm for step in range(warm)])
+    assert factors[warm] == 1
+    assert factors[warm + 140 * STEPS] == pytest.approx(0.01 + 0.99 / 2)
+    assert schedule.factor(299, STEPS, STEPS) == pytest.approx(0.01)
+    assert min(factors[warm:]) >= 0.01
 
 
 def test_steps_by_step_change_at_the_same_place_as_by_epoch() -> None:

@@ -5,12 +5,11 @@ torchvision's v2 transforms draw one crop and one flip for a batch, so these are
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dl2pa.seeding import Stream, derive
+from dl2pa.data.erase import inside
 
 
 def pad(images: Tensor, padding: int) -> Tensor:
@@ -79,7 +78,8 @@ def mixup(images: Tensor, lam: Tensor) -> Tensor:
     return torch.lerp(partner, images, lam)
 
 
-def mixup_lambdas(alpha: float, steps: int, seed: int, epoch: int) -> Tensor:
-    """The mixing weights of an epoch, one a step, from Beta(alpha, alpha): float32 [steps] on the CPU."""
-    random = np.random.default_rng(derive(seed, Stream.MIXUP, epoch))
-    return torch.from_numpy(random.beta(alpha, alpha, steps).astype(np.float32))
+def cutmix(images: Tensor, box: Tensor) -> Tensor:
+    """[B, c, H, W] with the partner's pixels (see ``mixup``) inside ``box`` [4]; keeps channels_last memory."""
+    rows = images.permute(0, 2, 3, 1)
+    mask = inside(box, *rows.shape[1:3]).unsqueeze(-1)
+    return torch.where(mask, rows.roll(1, 0), rows).permute(0, 3, 1, 2)

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dl2pa.data.augment import Normalise, pad, random_crop_flip
+from dl2pa.data.erase import erase
 from dl2pa.data.split import Split
-from dl2pa.data.transforms import ImageTransform, read_for_evaluation, read_for_training
+from dl2pa.data.transforms import ImageTransform, drawing_from, read_for_evaluation, read_for_training, under_policy
 from dl2pa.errors import UserError
 from dl2pa.seeding import Stream, derive
+from dl2pa.signals import held_back, only_from_parent
 
 Batch = tuple[Tensor, Tensor]
 
@@ -49,7 +51,7 @@ def training_loader(
     if not isinstance(split.images, Tensor):
         return FolderLoader(split, transform, batch_size, device, seed, mean, std, workers)
     _check_in_memory(split.images, transform)
-    return TensorLoader(split, batch_size, device, seed, mean, std, transform.padding, transform.flip)
+    return TensorLoader(split, transform, batch_size, device, seed, mean, std)
 
 
 class TensorLoader:
@@ -58,19 +60,18 @@ class TensorLoader:
     def __init__(
         self,
         split: Split,
+        transform: ImageTransform,
         batch_size: int,
         device: torch.device,
         seed: int,
         mean: Sequence[float],
         std: Sequence[float],
-        padding: int,
-        flip: bool,
     ) -> None:
         assert isinstance(split.images, Tensor)
         self.steps = _steps(split, batch_size)
-        self._images = pad(split.images.to(device), padding)
+        self._images = pad(split.images.to(device), transform.padding)
         self._labels = split.labels.to(device)
-        self._device, self._seed, self._padding, self._flip = device, seed, padding, flip
+        self._transform, self._device, self._seed = transform, device, seed
         self._normalise = Normalise(mean, std, device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -79,8 +80,13 @@ class TensorLoader:
             if step < start:
                 continue
             generator = torch.Generator(self._device).manual_seed(derive(self._seed, Stream.AUGMENT, epoch, step))
-            images = random_crop_flip(self._images, indices, self._padding, self._flip, generator)
-            yield self._normalise(images), self._labels.index_select(0, indices)
+            images = random_crop_flip(self._images, indices, self._transform.padding, self._transform.flip, generator)
+            if self._transform.policy != "none":
+                images = _each_under_policy(
+                    images, self._transform.policy, derive(self._seed, Stream.POLICY, epoch, step)
+                )
+            images = _erased(self._normalise(images), self._transform, self._seed, epoch, step)
+            yield images, self._labels.index_select(0, indices)
 
 
 class FolderLoader:
@@ -98,7 +104,7 @@ class FolderLoader:
         workers: int,
     ) -> None:
         self.steps = _steps(split, batch_size)
-        self._count, self._device, self._seed = len(split), device, seed
+        self._count, self._transform, self._device, self._seed = len(split), transform, device, seed
         self._normalise = Normalise(mean, std, device)
         self._plan = _Plan()
         self._batches = _file_batches(_Files(split, transform, seed), self._plan, device, workers, keep=True)
@@ -106,7 +112,9 @@ class FolderLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = _order(self._count, self._seed, epoch)
         self._plan.requests = [(epoch, indices) for indices in order.tensor_split(self.steps)[start:]]
-        yield from _on_device(self._batches, self._device, self._normalise)
+        batches = _on_device(self._batches, self._device, self._normalise)
+        for step, (images, labels) in enumerate(batches, start):
+            yield _erased(images, self._transform, self._seed, epoch, step), labels
 
 
 def evaluation_batches(
@@ -144,6 +152,20 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
     """Cut by tensor_split into batches that differ by one image at most: a last batch of a single image would leave
     batch normalisation without a variance."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, Stream.ORDER, epoch)))
+
+
+def _each_under_policy(images: Tensor, policy: str, seed: int) -> Tensor:
+    """uint8 [B, H, W, c], each image with its own draw: 26 ms for 128 of 32x32x3 on one core (AMD EPYC)."""
+    with drawing_from(seed):
+        drawn = [under_policy(image, policy, "CIFAR10") for image in images.permute(0, 3, 1, 2)]
+    return torch.stack(drawn).permute(0, 2, 3, 1)
+
+
+def _erased(images: Tensor, transform: ImageTransform, seed: int, epoch: int, step: int) -> Tensor:
+    if transform.erase == 0 and transform.cutout == 0:
+        return images
+    generator = torch.Generator(images.device).manual_seed(derive(seed, Stream.ERASE, epoch, step))
+    return erase(images, transform.erase, transform.cutout, generator)
 
 
 def _check_in_memory(images: Tensor, transform: ImageTransform) -> None:
@@ -213,16 +235,16 @@ def _file_batches(
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """SLURM and Ctrl-C tell every process of a job to stop; the run saves first, and needs its workers until then.
-
-    SIGTERM stays: it is how a run that ends in an error gets rid of its workers.
-    """
+    """SLURM and Ctrl-C tell every process of a job to stop; the run saves first, and needs its workers until then."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    only_from_parent(signal.SIGTERM)  # which is how Python and torch get rid of workers, when a run ends in an error
 
 
 def _on_device(batches: "DataLoader[Batch | UserError]", device: torch.device, normalise: Normalise) -> Iterator[Batch]:
-    for batch in batches:
+    with held_back(signal.SIGTERM):  # a worker that is just being forked would die of it
+        made = iter(batches)
+    for batch in made:
         if isinstance(batch, UserError):
             raise batch
         images, labels = batch

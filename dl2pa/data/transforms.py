@@ -1,7 +1,9 @@
-"""What is done to an image file before it is a network's input, one image at a time."""
+"""What is done to an image before it is a network's input, one image at a time; to image files all of it."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +22,8 @@ class ImageTransform:
 
     Training: ``train_crop`` "pad" crops ``size`` at random from the image with ``padding`` zeros around it, "resized"
     a random part of random shape, scaled to ``size``; then ``flip`` left-right with probability 1/2; then brightness,
-    contrast and saturation vary by up to ``jitter``.
+    contrast and saturation vary by up to ``jitter``; then ``policy`` "trivial" or "auto" (see ``under_policy``). Once
+    normalised, a rectangle is erased with probability ``erase`` and a square of side ``cutout`` (see data/erase.py).
     Evaluation, and training before a "pad" crop: the shorter side is scaled to ``resize`` and the centre cut out; with
     None images must have the right size already.
     """
@@ -31,6 +34,9 @@ class ImageTransform:
     flip: bool = False
     resize: int | None = None
     jitter: float = 0.0
+    policy: str = "none"
+    erase: float = 0.0
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.train_crop not in ("pad", "resized"):
@@ -47,10 +53,7 @@ def read_for_training(path: str, transform: ImageTransform, seed: int, epoch: in
     from torchvision.transforms import v2
 
     image = open_image(path)
-    # The transforms draw from the CPU's default generator, which is given back as it was. torch.manual_seed would also
-    # seed the GPUs.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, Stream.AUGMENT, epoch, index))
+    with drawing_from(derive(seed, Stream.AUGMENT, epoch, index)):
         if transform.train_crop == "resized":
             image = v2.RandomResizedCrop(transform.size)(image)
         else:
@@ -59,7 +62,32 @@ def read_for_training(path: str, transform: ImageTransform, seed: int, epoch: in
             image = v2.RandomHorizontalFlip()(image)
         if transform.jitter > 0:
             image = v2.ColorJitter(transform.jitter, transform.jitter, transform.jitter)(image)
+        image = under_policy(image, transform.policy, "IMAGENET")
     return torch.from_numpy(np.array(image))
+
+
+@contextlib.contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Seeds the CPU's default generator, from which torchvision draws, and gives it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
+        yield
+
+
+def under_policy(image: Any, policy: str, found_on: str) -> Any:
+    """A Pillow image or uint8 [c, H, W] after one draw of ``policy``: "none", "trivial" or "auto".
+
+    trivial: one operation of random strength (TrivialAugmentWide, Mueller and Hutter 2021); auto: one of the 25 pairs
+    of operations that were found on the data set ``found_on``, IMAGENET or CIFAR10 (AutoAugment, Cubuk et al. 2019).
+    """
+    from torchvision.transforms import v2
+
+    if policy == "none":
+        return image
+    smooth = v2.InterpolationMode.BILINEAR  # as in torchvision's reference training script
+    if policy == "trivial":
+        return v2.TrivialAugmentWide(interpolation=smooth)(image)
+    return v2.AutoAugment(v2.AutoAugmentPolicy[found_on], interpolation=smooth)(image)
 
 
 def read_for_evaluation(path: str, transform: ImageTransform) -> Tensor:

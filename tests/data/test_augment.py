@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dl2pa.data.augment import Normalise, mixup, mixup_lambdas, pad, random_crop_flip
+from dl2pa.data.augment import Normalise, cutmix, mixup, pad, random_crop_flip
 
 CPU = torch.device("cpu")
 
@@ -102,13 +102,12 @@ def test_mixup_blends_with_the_image_before() -> None:
     torch.testing.assert_close(mixup(batch, torch.tensor(1.0)), batch)
 
 
-def test_mixup_lambdas_are_beta_and_depend_on_seed_and_epoch() -> None:
-    lambdas = mixup_lambdas(0.2, 20000, seed=0, epoch=0)
-    assert lambdas.dtype == torch.float32
-    assert lambdas.shape == (20000,)
-    # Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)).
-    assert abs(float(lambdas.mean()) - 0.5) < 0.02
-    assert abs(float(lambdas.var()) - 1 / (4 * 1.4)) < 0.01
-    assert torch.equal(mixup_lambdas(1.0, 9, 3, 4), mixup_lambdas(1.0, 9, 3, 4))
-    assert not torch.equal(mixup_lambdas(1.0, 9, 3, 4), mixup_lambdas(1.0, 9, 3, 5))
-    assert not torch.equal(mixup_lambdas(1.0, 9, 3, 4), mixup_lambdas(1.0, 9, 4, 4))
+@pytest.mark.parametrize("box", [(0, 0, 6, 5), (1, 2, 4, 3), (2, 2, 2, 4)])
+def test_cutmix_pastes_the_image_before(box: tuple[int, int, int, int]) -> None:
+    batch = torch.randn(4, 3, 6, 5).to(memory_format=torch.channels_last)
+    mixed = cutmix(batch, torch.tensor(box))
+    top, left, bottom, right = box
+    expected = batch.clone()
+    expected[:, :, top:bottom, left:right] = batch.roll(1, 0)[:, :, top:bottom, left:right]
+    assert torch.equal(mixed, expected)
+    assert mixed.is_contiguous(memory_format=torch.channels_last)

@@ -179,3 +179,29 @@ def test_on_a_gpu_batches_are_there_and_the_host_never_waits(memory: bool, in_fi
         torch.cuda.set_sync_debug_mode("default")
     assert images.device == labels.device == device
     assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"policy": "auto"}, {"policy": "trivial"}, {"erase": 0.5}, {"cutout": 16}], ids=str
+)
+def test_what_is_drawn_for_a_step_does_not_depend_on_history(split: Split, changes: dict[str, object]) -> None:
+    whole = list(loader(split, seed=3, **changes).epoch(2))
+    used = loader(split, seed=3, **changes)
+    next(used.epoch(1))
+    assert same(list(used.epoch(2, start=4)), whole[4:])
+    changed, plain = (torch.cat([images for images, _ in b]) for b in (whole, loader(split, seed=3).epoch(2)))
+    assert (changed != plain).any(dim=(1, 2, 3)).sum() > len(plain) / 4
+
+
+def test_cutout_is_the_mean_colour(split: Split) -> None:
+    for images, _ in loader(split, padding=0, flip=False, cutout=16).epoch(0):
+        holes = (images == 0).all(dim=1).sum(dim=(1, 2))
+        assert (holes >= 64).all()  # a corner square is a quarter of 16 x 16
+
+
+def test_each_image_in_memory_draws_its_own_policy() -> None:
+    noise = torch.randint(1, 256, (1, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    copies = Split(noise.expand(32, -1, -1, -1).contiguous(), torch.zeros(32, dtype=torch.int64))
+    ((images, _),) = loader(copies, batch_size=32, padding=0, flip=False, policy="auto").epoch(0)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert len(images.unique(dim=0)) > 12

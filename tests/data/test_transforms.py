@@ -108,3 +108,38 @@ def test_values_that_are_not_legal() -> None:
         ImageTransform(8, train_crop="centre")
     with pytest.raises(UserError, match=r"dataset\.resize=7: must be at least dataset\.size=8"):
         ImageTransform(8, resize=7)
+
+
+@pytest.mark.parametrize("policy", ["trivial", "auto"])
+def test_a_policy_changes_most_images_each_in_its_own_way(noise: str, policy: str) -> None:
+    plain = read_for_training(noise, ImageTransform(16), 0, 0, 0)
+    drawn = [read_for_training(noise, ImageTransform(16, policy=policy), 0, 0, index) for index in range(60)]
+    assert all(image.shape == plain.shape for image in drawn)
+    assert sum(not torch.equal(image, plain) for image in drawn) > 30
+    # AutoAugment's pairs have fixed strengths, and many leave noise of full contrast as it is.
+    assert len({image.numpy().tobytes() for image in drawn}) > 15
+    assert torch.equal(read_for_training(noise, ImageTransform(16, policy=policy), 0, 0, 7), drawn[7])
+
+
+def test_the_policies_are_torchvisions(noise: str) -> None:
+    """Drawn right after the crop and the flip, from the same stream of numbers."""
+    from torchvision.transforms import v2
+
+    from dl2pa.data.transforms import drawing_from, under_policy
+
+    image = Image.open(noise)
+    smooth = v2.InterpolationMode.BILINEAR
+    published = {
+        ("trivial", "IMAGENET"): v2.TrivialAugmentWide(interpolation=smooth),
+        ("auto", "IMAGENET"): v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, smooth),
+        ("auto", "CIFAR10"): v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, smooth),
+    }
+    for (policy, found_on), transform in published.items():
+        found = set()
+        for seed in range(20):
+            with drawing_from(seed):
+                own = under_policy(image, policy, found_on).tobytes()
+            with drawing_from(seed):
+                assert transform(image).tobytes() == own
+            found.add(own)
+        assert len(found) > 8

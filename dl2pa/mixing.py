@@ -1,0 +1,52 @@
+"""Batches mixed with themselves: mixup, cutmix, or one of the two at random."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dl2pa.data.augment import cutmix, mixup
+from dl2pa.losses import Target
+from dl2pa.seeding import Stream, derive
+
+
+class Mixing:
+    """Mixes every batch with itself rolled by one, with one lambda and one box a batch.
+
+    Args:
+        mixup: alpha of mixup's Beta(alpha, alpha) (Zhang et al. 2018); 0 is none.
+        cutmix: alpha of cutmix's (Yun et al. 2019); 0 is none. With both, each step takes either with probability 1/2.
+        target: "soft", both labels by their share of the image, or "dominant", the label with the larger share alone.
+        size: side of the square images in pixels.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, target: str, size: int, seed: int, device: torch.device) -> None:
+        self._mixup, self._cutmix, self._dominant = mixup, cutmix, target == "dominant"
+        self._size, self._seed, self._device = size, seed, device
+
+    def start(self, epoch: int, steps: int) -> None:
+        """Draw what the steps of ``epoch`` need, and bring it to the device at once: no step waits for the host."""
+        random = np.random.default_rng(derive(self._seed, Stream.MIXUP, epoch))
+        lam = random.beta(self._mixup, self._mixup, steps) if self._mixup > 0 else np.ones(steps)
+        cut = np.full(steps, self._cutmix > 0)
+        boxes = np.zeros((steps, 4), dtype=np.int64)
+        if self._cutmix > 0:
+            if self._mixup > 0:
+                cut = random.random(steps) < 0.5
+            side = np.rint(self._size * np.sqrt(1 - random.beta(self._cutmix, self._cutmix, steps))).astype(np.int64)
+            start = random.integers(0, self._size, (2, steps)) - side // 2
+            boxes = np.stack([*start, *(start + side)], axis=1).clip(0, self._size)
+            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            lam = np.where(cut, 1 - area / self._size**2, lam)
+        self._cut: list[bool] = cut.tolist()
+        self._lam = torch.from_numpy(lam.astype(np.float32)).to(self._device)
+        self._boxes = torch.from_numpy(boxes).to(self._device)
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Target]:
+        """Images [B, c, H, W] and labels [B] of step ``step`` as they are trained with."""
+        if self._mixup == 0 and self._cutmix == 0:
+            return images, Target(labels)
+        lam, other = self._lam[step], labels.roll(1)
+        images = cutmix(images, self._boxes[step]) if self._cut[step] else mixup(images, lam)
+        if self._dominant:
+            return images, Target(torch.where(lam >= 0.5, labels, other))
+        return images, Target(labels, other, lam)
