@@ -68,17 +68,17 @@ def _assigner(cfg: DictConfig, prototypes: Tensor) -> Assigner:
     num_classes, dimension = prototypes.shape
     timetable = Timetable(cfg.epochs, options.every, options.warmup, options.freeze_after, options.learn)
     if options.name == "static":
-        return Assigner(torch.arange(num_classes), dimension, timetable, statistic=None)
+        return Assigner(torch.arange(num_classes), timetable, statistic=None)
     first = torch.randperm(num_classes, generator=generator)
     if options.name == "quadratic":
         if options.similarity in ("tree", "words"):
             first = arranged(first, prototypes, known_similarity(cfg), seed)
-            return Assigner(first, dimension, timetable, statistic=None)
+            return Assigner(first, timetable, statistic=None)
         kind = EpochMean(num_classes, dimension) if options.similarity == "means" else Confusion(num_classes)
-        return Quadratic(first, dimension, timetable, kind, seed, options.hysteresis)
+        return Quadratic(first, timetable, kind, seed, options.hysteresis)
     statistic = build_statistic(options.statistic, num_classes, dimension, options.momentum, generator)
     if options.name == "hungarian" and options.learn == 0:
-        return Assigner(first, dimension, timetable, statistic, options.hysteresis, options.rotate)
+        return Assigner(first, timetable, statistic, options.hysteresis, options.rotate)
     assert isinstance(statistic, Directions)
     if options.name == "sinkhorn":
         return Sinkhorn(prototypes, first, timetable, statistic, options.tau)

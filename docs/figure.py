@@ -32,7 +32,7 @@ def toy(before: Axes, after: Axes) -> None:
     random = torch.Generator().manual_seed(0)
     features = F.normalize(directions.repeat_interleave(40, 0) + 0.25 * torch.randn(120, 2, generator=random), dim=1)
     labels = torch.arange(3).repeat_interleave(40)
-    assigner = Assigner(first, 2, Timetable(epochs=2), EpochMean(3, 2))
+    assigner = Assigner(first, Timetable(epochs=2), EpochMean(3, 2))
     for axes, title in ((before, "first assignment"), (after, "after one matching")):
         _circle(axes, title, prototypes, features, labels, assigner.sigma)
         assigner.observe(prototypes, features, torch.zeros(120, 3), F.one_hot(labels, 3).float(), epoch=0)

@@ -49,6 +49,8 @@ def test_accuracy_by_class_means_beside_that_of_the_head() -> None:
 
     features = torch.tensor([[1.0, 0.1], [1.0, -0.2], [0.3, 1.0], [1.0, 0.9]])
     labels = torch.tensor([0, 0, 1, 1])
-    evaluation = Evaluation(lambda: iter([(features, labels)]), None, [1, 1], torch.device("cpu"))
+    evaluation = Evaluation(
+        lambda: iter([(features, labels)]), None, None, [1, 1], torch.device("cpu"), between=lambda: None
+    )
     found = evaluation(Stuck(), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
     assert (found["top1"], found["means_top1"]) == (50, 75)

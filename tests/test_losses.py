@@ -227,7 +227,7 @@ def linear() -> nn.Linear:
 
 
 def prototype_head() -> PrototypeHead:
-    return PrototypeHead(PROTOTYPES, Assigner(SIGMA, DIMENSION, Timetable(1), None))
+    return PrototypeHead(PROTOTYPES, Assigner(SIGMA, Timetable(1), None))
 
 
 def np_train(name: str, reduction: str, weights: str, lams: list[float] | None, factors: list[float]) -> Array:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dl2pa.assignment.matching import match
 from dl2pa.assignment.rotation import rotate_and_match
-from dl2pa.assignment.statistics import Directions, EpochMean, Statistic, columns
+from dl2pa.assignment.statistics import Directions, Statistic, columns
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class Assigner(nn.Module):
     def __init__(
         self,
         sigma: Tensor,
-        dimension: int,
         timetable: Timetable,
         statistic: Statistic | None,
         hysteresis: float = 0.0,
@@ -74,8 +73,6 @@ class Assigner(nn.Module):
         self.hysteresis = hysteresis
         self.rotate = rotate
         self.statistic = statistic
-        # Class means are kept for every statistic, static assignment included: the diagnostics are read off them.
-        self.means = statistic if isinstance(statistic, EpochMean) else EpochMean(len(sigma), dimension)
         self.sigma: Tensor
         self.first: Tensor
         self.moved_in_epoch: Tensor
@@ -109,14 +106,14 @@ class Assigner(nn.Module):
         [n] are all labels of the batch where that is known: no other class's column of ``share`` is read then.
         ``last``: this is the run's last step, and nothing would train with what is matched after it.
         """
+        if self.statistic is None:
+            return
         classes = labels if labels is not None and len(labels) < share.shape[1] else None
         if classes is not None:
             share = columns(share, classes)
             weights = None if weights is None else weights[classes]
-        self.means.observe(features, cost, share, classes)
-        if self.statistic is not None and self.statistic is not self.means:
-            self.statistic.observe(features, cost, share if weights is None else share * weights, classes)
-        if self.statistic is not None and not last and self.timetable.after_step(epoch):
+        self.statistic.observe(features, cost, share if weights is None else share * weights, classes)
+        if not last and self.timetable.after_step(epoch):
             self.moved_in_epoch += int(self._match(prototypes, epoch)["moved"])
 
     @torch.no_grad()
@@ -124,19 +121,15 @@ class Assigner(nn.Module):
         """Match if it is time, forget the epoch's statistics, and report. With rotate, ``prototypes`` turn in place.
 
         Returns: moved (classes that changed prototype), value_before and value_after (mean score of the matching; only
-        when one took place), cosine_mean and cosine_min (class mean to the vector it was trained towards, over the
-        classes seen), overlap_first (share of classes that own the prototype they began with), and what the kind of
-        matching tells about itself.
+        when one took place), overlap_first (share of classes that own the prototype they began with), and what the kind
+        of matching tells about itself.
         """
-        cosine = (self.means.means() * self.class_vectors(prototypes)).sum(dim=1)[self.means.seen()]
-        report = {"cosine_mean": cosine.mean().item(), "cosine_min": cosine.min().item()} if len(cosine) else {}
-        report["moved"] = int(self.moved_in_epoch)
-        if self.statistic is not None and self.timetable.after_epoch(epoch):
-            report |= self._match(prototypes, epoch)
-        self.moved_in_epoch.zero_()
-        self.means.end_epoch()
-        if self.statistic is not None and self.statistic is not self.means:
+        report: dict[str, float] = {"moved": int(self.moved_in_epoch)}
+        if self.statistic is not None:
+            if self.timetable.after_epoch(epoch):
+                report |= self._match(prototypes, epoch)
             self.statistic.end_epoch()
+        self.moved_in_epoch.zero_()
         return {"overlap_first": (self.sigma == self.first).double().mean().item(), **report}
 
     def _match(self, prototypes: Tensor, epoch: int) -> dict[str, float]:

@@ -28,7 +28,7 @@ class LearnedWarmup(Assigner):
         rotate: bool = False,
     ) -> None:
         """``vectors`` [C, d] is where the class vectors start; ``sigma`` what unseen classes get at the matching."""
-        super().__init__(sigma, vectors.shape[1], timetable, statistic, hysteresis, rotate)
+        super().__init__(sigma, timetable, statistic, hysteresis, rotate)
         self.vectors = nn.Parameter(vectors.clone())
         self.learning: Tensor
         self.register_buffer("learning", torch.ones((), dtype=torch.bool))

@@ -97,13 +97,12 @@ class Quadratic(Assigner):
     def __init__(
         self,
         sigma: Tensor,
-        dimension: int,
         timetable: Timetable,
         statistic: EpochMean | Confusion,
         seed: int,
         hysteresis: float = 0.0,
     ) -> None:
-        super().__init__(sigma, dimension, timetable, statistic, hysteresis)
+        super().__init__(sigma, timetable, statistic, hysteresis)
         self.seed = seed
 
     def _decide(self, prototypes: Tensor, old: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:

@@ -47,7 +47,7 @@ class Sinkhorn(Assigner):
     def __init__(
         self, prototypes: Tensor, sigma: Tensor, timetable: Timetable, statistic: Directions, tau: float
     ) -> None:
-        super().__init__(sigma, prototypes.shape[1], timetable, statistic)
+        super().__init__(sigma, timetable, statistic)
         self.tau = tau
         self.times = [epoch for epoch in range(timetable.epochs) if timetable.after_epoch(epoch)]
         self.targets: Tensor

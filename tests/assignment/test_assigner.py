@@ -24,7 +24,7 @@ def assigner(name: str | None, timetable: Timetable | None = None, hysteresis: f
     generator = torch.Generator().manual_seed(seed)
     first = torch.randperm(CLASSES, generator=generator)
     statistic = None if name is None else build_statistic(name, CLASSES, DIMENSION, 0.9, generator)
-    return Assigner(first, DIMENSION, timetable or Timetable(100), statistic, hysteresis)
+    return Assigner(first, timetable or Timetable(100), statistic, hysteresis)
 
 
 def observe(made: Assigner, seed: int, epoch: int = 0, images: int = 18) -> None:
@@ -173,7 +173,7 @@ def test_hysteresis_of_the_loss_matrix_is_a_loss_per_image(copies: int, share: f
     labels = torch.tensor([0, 0, 0, 1]).repeat(copies)
     cost = torch.tensor([[0.9, 0.1], [0.5, 0.9]])[labels]  # exchanged, 0.1 and 0.5
     gain = (3 * 0.8 + 0.4) / 4
-    made = Assigner(torch.arange(2), 2, Timetable(9), LossMatrix(2, 2), hysteresis=share * gain)
+    made = Assigner(torch.arange(2), Timetable(9), LossMatrix(2, 2), hysteresis=share * gain)
     made.observe(torch.eye(2), torch.zeros(4 * copies, 2), cost, F.one_hot(labels, 2).float(), 0)
     report = made.end_epoch(torch.eye(2), 0)
     assert report["moved"] == (2 if moves else 0)
@@ -209,7 +209,7 @@ def test_a_diverged_network_moves_nothing() -> None:
 
 def test_diagnostics_by_hand() -> None:
     """Three axes as prototypes; class 2 is never seen."""
-    made = Assigner(torch.tensor([1, 0, 2]), 3, Timetable(10), EpochMean(3, 3))
+    made = Assigner(torch.tensor([1, 0, 2]), Timetable(10), EpochMean(3, 3))
     features = torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0], [0.0, 1.0, 0.0]])
     share = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])
     made.observe(torch.eye(3), features, torch.zeros(3, 3), share, 0)
@@ -309,7 +309,7 @@ def test_permuting_a_simplex_leaves_its_gram_matrix_unchanged() -> None:
 def test_the_loss_matrix_alone_is_told_of_class_weights() -> None:
     """Weights belong to the loss: class means, and what is reported of them, stay plain means."""
     weights = torch.tensor([9.0, 1, 1, 1, 1, 1])
-    made = Assigner(torch.arange(6), 3, Timetable(10), LossMatrix(6, 3))
+    made = Assigner(torch.arange(6), Timetable(10), LossMatrix(6, 3))
     features, cost = units(60, 6, 3), torch.rand(6, 6, generator=torch.Generator().manual_seed(61))
     made.observe(PROTOTYPES, features, cost, torch.eye(6), 0, weights)
     assert isinstance(made.statistic, LossMatrix)

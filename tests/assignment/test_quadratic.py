@@ -126,7 +126,7 @@ def test_the_assigner_searches_anew_until_a_class_has_moved(monkeypatch: pytest.
 
     monkeypatch.setattr("dl2pa.assignment.quadratic.arrange", recorded)
     prototypes = torch.from_numpy(units(22, 8, 3)).float()
-    made = Quadratic(torch.arange(8), 3, Timetable(9), EpochMean(8, 3), seed=0)
+    made = Quadratic(torch.arange(8), Timetable(9), EpochMean(8, 3), seed=0)
     for epoch, seed in enumerate((22, 23, 24)):  # in the first epoch the classes lie on their prototypes
         made.observe(prototypes, torch.from_numpy(units(seed, 8, 3)).float(), torch.zeros(8, 8), torch.eye(8), epoch)
         made.end_epoch(prototypes, epoch)
@@ -190,7 +190,7 @@ def test_unseen_classes_keep_their_prototype() -> None:
 def test_the_assigner_arranges_by_what_it_has_seen(kind: str) -> None:
     """Classes 0 and 1, and 2 and 3, are alike; of four prototypes two are near each other, and so are the others."""
     prototypes = F.normalize(torch.tensor([[1, 0.1], [-1, 0.1], [1, -0.1], [-1, -0.1]]), dim=1)
-    made = Quadratic(torch.arange(4), 2, Timetable(9), EpochMean(4, 2) if kind == "means" else Confusion(4), seed=0)
+    made = Quadratic(torch.arange(4), Timetable(9), EpochMean(4, 2) if kind == "means" else Confusion(4), seed=0)
     labels = torch.arange(4).repeat(2)
     features = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])[labels]
     taken_for = torch.tensor([0, 1, 2, 3, 1, 0, 3, 2])

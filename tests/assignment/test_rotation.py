@@ -120,7 +120,7 @@ def test_the_assigner_turns_the_prototypes_and_says_how_far() -> None:
     prototypes = torch.from_numpy(units(14, 6, 2)).float()
     angle = torch.tensor(0.1)
     rotation = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
-    made = Assigner(torch.arange(6), 2, Timetable(9), EpochMean(6, 2), rotate=True)
+    made = Assigner(torch.arange(6), Timetable(9), EpochMean(6, 2), rotate=True)
     turned = prototypes.clone()
     made.observe(turned, prototypes @ rotation.T, torch.zeros(6, 6), torch.eye(6), 0)
     report = made.end_epoch(turned, 0)

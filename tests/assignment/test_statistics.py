@@ -187,7 +187,7 @@ def test_a_loss_matrix_matching_is_the_best_of_all_assignments(num_classes: int,
     }
     worst = max(values, key=values.__getitem__)
 
-    assigner = Assigner(torch.tensor(worst), 3, Timetable(2), LossMatrix(num_classes, 3))
+    assigner = Assigner(torch.tensor(worst), Timetable(2), LossMatrix(num_classes, 3))
     for features, target in batches:
         cost, target, _ = batch_loss(prototypes, assigner.sigma, features, target, loss)
         assigner.observe(prototypes, features, cost, target.share(num_classes), 0, target.weights)
@@ -230,7 +230,7 @@ def test_alternating_descent_on_the_loss_matrix_never_goes_up() -> None:
     torch.manual_seed(0)
     prototypes, labels = units(12, 6, 3), torch.arange(30) % 6
     free = torch.randn(30, 3, requires_grad=True)
-    assigner = Assigner(torch.randperm(6), 3, Timetable(100), LossMatrix(6, 3))
+    assigner = Assigner(torch.randperm(6), Timetable(100), LossMatrix(6, 3))
 
     def cost() -> Tensor:
         return (1 - F.normalize(free, dim=1) @ prototypes[assigner.sigma].T).square()
@@ -280,7 +280,7 @@ def test_the_assigner_reads_the_columns_of_the_batchs_labels_alone() -> None:
     share[:, 0] = 99  # said to be absent
     seen = {}
     for labels in (None, torch.tensor([4, 4, 1])):
-        assigner = Assigner(torch.arange(6), 3, Timetable(9), LossMatrix(6, 3))
+        assigner = Assigner(torch.arange(6), Timetable(9), LossMatrix(6, 3))
         assigner.observe(units(0, 6, 3), units(1, 3, 3), torch.ones(3, 6), share, 0, weights, labels)
         seen[labels is None] = assigner.statistic.counts.tolist()
     assert seen[False] == [0, 2, 0, 0, 10, 0]

@@ -26,7 +26,7 @@ PROTOTYPES = F.normalize(gaussians(0, CLASSES, DIMENSION), dim=1)
 def prototype_head(sigma: list[int] | None = None, mixed: bool = True) -> PrototypeHead:
     first = torch.arange(CLASSES) if sigma is None else torch.tensor(sigma)
     return PrototypeHead(
-        PROTOTYPES, Assigner(first, DIMENSION, Timetable(10), EpochMean(CLASSES, DIMENSION)), mixed=mixed
+        PROTOTYPES, Assigner(first, Timetable(10), EpochMean(CLASSES, DIMENSION)), mixed=mixed
     )
 
 
@@ -60,7 +60,7 @@ def test_scores_follow_the_assignment_and_features_do_not() -> None:
 
 def test_without_normalisation_lengths_count_in_the_scores_and_not_in_the_statistics() -> None:
     sigma, embedding = [3, 0, 4, 1, 2], gaussians(1, CLASSES, DIMENSION)
-    assigner = Assigner(torch.tensor(sigma), DIMENSION, Timetable(10), EpochMean(CLASSES, DIMENSION))
+    assigner = Assigner(torch.tensor(sigma), Timetable(10), EpochMean(CLASSES, DIMENSION))
     head = PrototypeHead(PROTOTYPES, assigner, normalise=False)
     features, scores = head(embedding)
     assert torch.equal(features, embedding)
@@ -96,7 +96,7 @@ def test_prototypes_are_not_trained_but_stored_with_the_assignment() -> None:
 
 def test_a_head_keeps_its_own_prototypes() -> None:
     points = PROTOTYPES.clone()
-    head = PrototypeHead(points, Assigner(torch.arange(CLASSES), DIMENSION, Timetable(10), None))
+    head = PrototypeHead(points, Assigner(torch.arange(CLASSES), Timetable(10), None))
     points.zero_()
     assert torch.equal(head.prototypes, PROTOTYPES)
 
@@ -130,7 +130,7 @@ def test_mixed_images_count_for_both_classes_or_for_the_first_alone(mixed: bool)
 def test_the_faithful_queue_takes_mixed_images_under_their_first_label() -> None:
     queue = Queue(CLASSES, DIMENSION, 0.9, torch.Generator().manual_seed(0))
     queue.queue.copy_(PROTOTYPES)
-    head = PrototypeHead(PROTOTYPES, Assigner(torch.arange(CLASSES), DIMENSION, Timetable(10), queue), mixed=False)
+    head = PrototypeHead(PROTOTYPES, Assigner(torch.arange(CLASSES), Timetable(10), queue), mixed=False)
     features = F.normalize(gaussians(3, 2, DIMENSION), dim=1)
     target = Target(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor(0.01))
     head.observe(features, torch.zeros(2, CLASSES), target, 0)
