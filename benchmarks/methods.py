@@ -1,7 +1,7 @@
 """Every method on CIFAR-10-LT at 0.01 under recipe=fast: python benchmarks/methods.py [data_root=DIR] [slots=2]
 
-First each method's learning rate, of three, by the macro accuracy on a tenth of the training images held out, at a
-quarter of the epochs; then one run each with all of them, at d = 64 where the method allows it. One seed. Writes
+For each method a learning rate, of three, by the macro accuracy on a tenth of the training images held out, at a
+quarter of the epochs; then a run with all of them, at d = 64 where the method allows it. One seed. Writes
 docs/methods.md; run folders lie under results/methods, and what is finished there is not run again. About three hours
 of training on two cores with AVX2 alone.
 """
@@ -23,35 +23,43 @@ EPOCHS, RATES, DIMENSION = 20, (0.05, 0.2, 0.8), 64
 COMMON = ["dataset=cifar10_lt", "imbalance=0.01", "recipe=fast", "precision=fp32", "runtime.threads=1", "seed=0"]
 AT_64 = [f"dimension={DIMENSION}", "backbone.neck=linear"]
 METHODS: dict[str, list[str]] = {
-    "psc.linear": ["method=psc", "method.variant=linear", *AT_64],
     "psc.cos_scaled": ["method=psc", "method.variant=cos_scaled", *AT_64],
-    "psc.cos_unscaled": ["method=psc", "method.variant=cos_unscaled", *AT_64],
-    "psc.frozen_linear": ["method=psc", "method.variant=frozen_linear", *AT_64],
-    "word2vec": ["method=word2vec"],
-    "hpn": ["method=hpn", *AT_64],
+    "balanced_softmax.linear": ["method=balanced_softmax", "method.variant=linear", *AT_64],
     "etf": ["method=etf", *AT_64],
-    "kasarla": ["method=kasarla"],
+    "dl2pa": ["method=dl2pa", *AT_64],
+    "dl2pa_plus": ["method=dl2pa_plus", *AT_64],
+    "fixed prototypes, balanced": ["method=dl2pa", "assignment=static", "loss=balanced_cross_entropy", *AT_64],
+    "psc.linear": ["method=psc", "method.variant=linear", *AT_64],
+    "hpn": ["method=hpn", *AT_64],
     "ebv": ["method=ebv", *AT_64],
+    "kasarla": ["method=kasarla"],
     "dnc": ["method=dnc", *AT_64],
     "goto": ["method=goto", *AT_64],
     "tsc": ["method=tsc", *AT_64],
-    "dl2pa": ["method=dl2pa", *AT_64],
-    "balanced_softmax.linear": ["method=balanced_softmax", "method.variant=linear", *AT_64],
+    "word2vec": ["method=word2vec"],
     "balanced_softmax.cos_scaled": ["method=balanced_softmax", "method.variant=cos_scaled", *AT_64],
-    "fixed prototypes, balanced": ["method=dl2pa", "assignment=static", "loss=balanced_cross_entropy", *AT_64],
     "dl2pa, balanced": ["method=dl2pa", "loss=balanced_cross_entropy", *AT_64],
-    "dl2pa_plus": ["method=dl2pa_plus", *AT_64],
+    "psc.cos_unscaled": ["method=psc", "method.variant=cos_unscaled", *AT_64],
+    "psc.frozen_linear": ["method=psc", "method.variant=frozen_linear", *AT_64],
 }
 
 
 def choosing(name: str, rate: float) -> list[str]:
     runs = f"runs_dir={ROOT / 'results' / 'methods' / 'choices'}"
-    return [*COMMON, *METHODS[name], f"epochs={EPOCHS // 4}", "holdout=0.1", f"optimizer.lr={rate}", runs]
+    return [
+        *COMMON,
+        *METHODS[name],
+        f"epochs={EPOCHS // 4}",
+        "holdout=0.1",
+        "eval_every=5",
+        f"optimizer.lr={rate}",
+        runs,
+    ]
 
 
 def full(name: str, rate: float) -> list[str]:
     runs = f"runs_dir={ROOT / 'results' / 'methods' / 'runs'}"
-    return [*COMMON, *METHODS[name], f"epochs={EPOCHS}", f"optimizer.lr={rate}", runs]
+    return [*COMMON, *METHODS[name], f"epochs={EPOCHS}", "eval_every=5", f"optimizer.lr={rate}", runs]
 
 
 def composed(words: list[str]) -> DictConfig:
@@ -59,19 +67,20 @@ def composed(words: list[str]) -> DictConfig:
         return compose("config", overrides=words)
 
 
-def work_off(jobs: list[list[str]], common: list[str], slots: int) -> list[dict[str, Any] | None]:
-    """The result of each job, None where it failed (what it said stands in its log)."""
-
-    def one(words: list[str]) -> None:
+def work_off(words: list[str], common: list[str]) -> dict[str, Any] | None:
+    """The result of the run that ``words`` describe, trained if need be; None where that failed, which is said."""
+    folder = RunFolder.of(composed(words))
+    if folder.result() is None:
         command = [sys.executable, str(ROOT / "launch.py"), *words, *common]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         print(" ".join(words), *done.stdout.splitlines()[-3:], sep="\n  ", flush=True)
+    return folder.result()
 
-    folders = [RunFolder.of(composed(words)) for words in jobs]
-    waiting = [words for words, folder in zip(jobs, folders, strict=True) if folder.result() is None]
-    with ThreadPoolExecutor(slots) as pool:
-        list(pool.map(one, waiting))
-    return [folder.result() for folder in folders]
+
+def row(name: str, common: list[str]) -> tuple[float | None, dict[str, Any] | None]:
+    """The rate chosen for a method, and its run with all training images."""
+    rate = chosen([work_off(choosing(name, rate), common) for rate in RATES])
+    return rate, None if rate is None else work_off(full(name, rate), common)
 
 
 def chosen(found: list[dict[str, Any] | None]) -> float | None:
@@ -80,8 +89,8 @@ def chosen(found: list[dict[str, Any] | None]) -> float | None:
     return max(macro, key=lambda rate: macro[rate]) if macro else None
 
 
-def table(rates: dict[str, float | None], results: dict[str, dict[str, Any] | None]) -> str:
-    done = [result for result in results.values() if result is not None]
+def table(rows: dict[str, tuple[float | None, dict[str, Any] | None]]) -> str:
+    done = [result for _, result in rows.values() if result is not None]
     places = sorted({f"{result['hardware']}, {result['threads']} thread" for result in done})
     revisions = sorted({str(result["revision"]) for result in done})
     lines = [
@@ -97,13 +106,13 @@ def table(rates: dict[str, float | None], results: dict[str, dict[str, Any] | No
         "| method | d | lr | top-1 % | head | medium | tail | by class means | FLOP | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, result in results.items():
+    for name, (rate, result) in rows.items():
         if result is None:
-            lines.append(f"| {name} | | {rates[name] or 'none worked'} | missing | | | | | | |")
+            lines.append(f"| {name} | | {rate or 'none worked'} | missing | | | | | | |")
             continue
         shown = [f"{result[key]:.1f}" for key in ("top1", "head", "medium", "tail", "means_top1")]
         cost = f"{result['flops']:.2g} | {result['seconds']:.0f}"
-        lines.append(f"| {name} | {result['dimension']} | {rates[name]} | {' | '.join(shown)} | {cost} |")
+        lines.append(f"| {name} | {result['dimension']} | {rate} | {' | '.join(shown)} | {cost} |")
     return "\n".join([*lines, ""])
 
 
@@ -112,12 +121,9 @@ def main(arguments: list[str]) -> None:
     words = dict(argument.split("=", 1) for argument in arguments)
     slots = int(words.pop("slots", "2"))
     common = [f"{key}={value}" for key, value in words.items()]
-    tried = work_off([choosing(name, rate) for name in METHODS for rate in RATES], common, slots)
-    groups = [tried[i : i + len(RATES)] for i in range(0, len(tried), len(RATES))]
-    rates = {name: chosen(found) for name, found in zip(METHODS, groups, strict=True)}
-    running = {name: full(name, rate) for name, rate in rates.items() if rate is not None}
-    finished = dict(zip(running, work_off(list(running.values()), common, slots), strict=True))
-    text = table(rates, {name: finished.get(name) for name in METHODS})
+    with ThreadPoolExecutor(slots) as pool:
+        rows = dict(zip(METHODS, pool.map(lambda name: row(name, common), METHODS), strict=True))
+    text = table(rows)
     (ROOT / "docs" / "methods.md").write_text(text)
     print(text)
 
