@@ -42,6 +42,7 @@ def arrange(
     similar = (similar + similar.T) / 2  # to the last bit: exchanges that gain by rounding alone would never end
     if len(classes) < 2 or not np.isfinite(similar).all():
         return assignment.copy()
+    similar = (similar + similar.T) / 2  # a product in float32 is symmetric up to rounding, by which pairs would circle
     near = prototypes[places].astype(np.float64) @ prototypes[places].T
     np.fill_diagonal(similar, 0)
     np.fill_diagonal(near, 0)
@@ -73,7 +74,7 @@ def _exchange(similar: np.ndarray, near: np.ndarray, chosen: np.ndarray) -> np.n
 
     (scipy's 2opt evaluates the whole sum for every pair: .2 to 2 s at C=100, where this takes .01 s.)
     """
-    chosen, least = chosen.copy(), 1e-9 * np.abs(similar).max()  # less is rounding
+    chosen, least = chosen.copy(), 1e-7 * np.abs(similar).max()  # less is rounding of the prototypes
     while True:
         now = near[np.ix_(chosen, chosen)]
         product = similar @ now
