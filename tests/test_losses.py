@@ -301,6 +301,8 @@ def test_an_epoch_of_the_trainer(name: str, reduction: str, weights: str, alpha:
         optimizer=torch.optim.SGD(model.parameters(), lr=99, momentum=MOMENTUM, weight_decay=DECAY),
         schedule=schedule,
         loader=ThreeBatches(),  # type: ignore[arg-type]
+        num_classes=len(SIGMA),
+        dimension=DIMENSION,
         mixing=Mixing(alpha, 0.0, "soft", 8, 3, torch.device("cpu")),
         lr=LR,
         seed=3,
@@ -330,6 +332,8 @@ def test_the_trainer_reports_the_mean_loss_of_an_image_for_a_sum_as_for_a_mean()
             optimizer=torch.optim.SGD(model.parameters()),
             schedule=Schedule("linear", epochs=1),
             loader=ThreeBatches(),  # type: ignore[arg-type]
+            num_classes=len(SIGMA),
+            dimension=DIMENSION,
             mixing=Mixing(0.0, 0.0, "soft", 8, 0, torch.device("cpu")),
             lr=0.0,
             seed=0,

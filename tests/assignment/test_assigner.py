@@ -143,7 +143,6 @@ def test_static_never_moves(every: int | str) -> None:
         report = made.end_epoch(PROTOTYPES, epoch)
         assert report["moved"] == 0
         assert report["overlap_first"] == 1
-        assert -1 <= report["cosine_min"] <= report["cosine_mean"] <= 1
     assert torch.equal(made.sigma, first)
 
 
@@ -215,8 +214,6 @@ def test_diagnostics_by_hand() -> None:
     made.observe(torch.eye(3), features, torch.zeros(3, 3), share, 0)
     report = made.end_epoch(torch.eye(3), 0)
     # Class means e1 and e2, trained towards e2 and e1; exchanging the two is worth 1 for each.
-    assert report["cosine_mean"] == pytest.approx(0)
-    assert report["cosine_min"] == pytest.approx(0)
     assert (report["value_before"], report["value_after"]) == (pytest.approx(0), pytest.approx(1))
     assert report["moved"] == 2
     assert report["overlap_first"] == pytest.approx(1 / 3)
@@ -225,14 +222,12 @@ def test_diagnostics_by_hand() -> None:
     made.observe(torch.eye(3), features[:2], torch.zeros(2, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0]]), 1)
     report = made.end_epoch(torch.eye(3), 1)
     # One image each: class 0 at cosine 0.6, class 1 at -0.8; the other way round is 0.8 + 0.6.
-    assert report["cosine_mean"] == pytest.approx(-0.1)
-    assert report["cosine_min"] == pytest.approx(-0.8)
     assert report["value_before"] == pytest.approx(-0.1)
     assert report["value_after"] == pytest.approx(0.7)
     assert report["overlap_first"] == 1  # back where it began
 
 
-def test_an_epoch_that_saw_nothing_reports_no_cosines() -> None:
+def test_an_epoch_that_saw_nothing_reports_no_values() -> None:
     report = assigner("epoch_mean").end_epoch(PROTOTYPES, 99)
     assert report == {"moved": 0, "overlap_first": 1}
 
@@ -280,7 +275,7 @@ def test_a_state_taken_in_the_middle_of_an_epoch_leads_to_the_same_assignment(
     fresh = assigner(name, timetable)
     expected = finish(undisturbed)
     assert finish(resumed) == expected
-    assert finish(fresh) != expected  # the state matters
+    assert (finish(fresh) == expected) == (name is None)  # the state matters, where anything is gathered
 
 
 def test_the_state_does_not_follow_the_assigner() -> None:
@@ -306,12 +301,10 @@ def test_permuting_a_simplex_leaves_its_gram_matrix_unchanged() -> None:
     assert (low[sigma] @ low[sigma].T - low @ low.T).abs().max() > 0.5
 
 
-def test_the_loss_matrix_alone_is_told_of_class_weights() -> None:
-    """Weights belong to the loss: class means, and what is reported of them, stay plain means."""
+def test_class_weights_count_in_the_loss_matrix() -> None:
     weights = torch.tensor([9.0, 1, 1, 1, 1, 1])
     made = Assigner(torch.arange(6), Timetable(10), LossMatrix(6, 3))
     features, cost = units(60, 6, 3), torch.rand(6, 6, generator=torch.Generator().manual_seed(61))
     made.observe(PROTOTYPES, features, cost, torch.eye(6), 0, weights)
     assert isinstance(made.statistic, LossMatrix)
     torch.testing.assert_close(made.statistic.costs, cost * weights.unsqueeze(1))
-    torch.testing.assert_close(made.means.sums, features)

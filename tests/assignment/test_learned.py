@@ -109,14 +109,6 @@ def test_the_vectors_are_trained_in_the_warm_up_alone() -> None:
     assert [torch.equal(*pair) for pair in itertools.pairwise(starts)] == [False, False, True, True]
 
 
-def test_the_cosines_reported_are_to_what_was_trained_towards() -> None:
-    made = head()
-    labels = torch.arange(6)
-    features, vectors = units(4, 6, 3), units(2, 6, 3)
-    made.observe(features, torch.zeros(6, 6), Target(labels), 0)
-    assert made.end_epoch(0)["cosine_mean"] == pytest.approx(float((features * vectors).sum(dim=1).mean()))
-
-
 def test_hysteresis_waits_for_an_assignment_to_keep() -> None:
     made = head(hysteresis=5.0, freeze_after=1.0)  # no mean gain of cosines is over 2
     optimizer = sgd(made)

@@ -141,7 +141,7 @@ def test_what_is_known_before_training_is_arranged_once_and_stays(
     group = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4])
     given = {
         "tree": ("dl2pa.data.superclasses", "superclasses", lambda name: group),
-        "words": ("dl2pa.prototypes.words", "word_vectors", lambda name: 3 * torch.eye(5)[group]),
+        "words": ("dl2pa.prototypes.words", "word_vectors", lambda name, num_classes: 3 * torch.eye(5)[group]),
     }
     place, function, answer = given[similarity]
     monkeypatch.setitem(sys.modules, place, SimpleNamespace(**{function: answer}))

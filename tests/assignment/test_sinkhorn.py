@@ -88,7 +88,8 @@ def test_targets_are_blends_that_harden_to_owned_prototypes() -> None:
 def test_the_first_target_by_hand() -> None:
     assigner = made(tau=0.5)
     observe(assigner, 9, 0)
-    score = assigner.means.means() @ PROTOTYPES.T
+    assert isinstance(assigner.statistic, EpochMean)
+    score = assigner.statistic.means() @ PROTOTYPES.T
     assigner.end_epoch(PROTOTYPES, 0)
     expected = F.normalize(plan(score, 0.5).float() @ PROTOTYPES, dim=1)
     torch.testing.assert_close(assigner.class_vectors(PROTOTYPES), expected)

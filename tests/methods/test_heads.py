@@ -25,9 +25,12 @@ PROTOTYPES = F.normalize(gaussians(0, CLASSES, DIMENSION), dim=1)
 
 def prototype_head(sigma: list[int] | None = None, mixed: bool = True) -> PrototypeHead:
     first = torch.arange(CLASSES) if sigma is None else torch.tensor(sigma)
-    return PrototypeHead(
-        PROTOTYPES, Assigner(first, Timetable(10), EpochMean(CLASSES, DIMENSION)), mixed=mixed
-    )
+    return PrototypeHead(PROTOTYPES, Assigner(first, Timetable(10), EpochMean(CLASSES, DIMENSION)), mixed=mixed)
+
+
+def statistic_of(head: PrototypeHead) -> EpochMean:
+    assert isinstance(head.assigner.statistic, EpochMean)
+    return head.assigner.statistic
 
 
 def trained(head: Head) -> dict[str, tuple[int, ...]]:
@@ -66,7 +69,8 @@ def test_without_normalisation_lengths_count_in_the_scores_and_not_in_the_statis
     assert torch.equal(features, embedding)
     torch.testing.assert_close(scores, embedding @ PROTOTYPES[sigma].T)
     head.observe(features, torch.zeros(CLASSES, CLASSES), Target(torch.arange(CLASSES)), 0)
-    torch.testing.assert_close(assigner.means.sums, F.normalize(embedding, dim=1))
+    assert isinstance(assigner.statistic, EpochMean)
+    torch.testing.assert_close(assigner.statistic.sums, F.normalize(embedding, dim=1))
 
 
 def test_the_prediction_is_the_owner_of_the_nearest_prototype() -> None:
@@ -124,7 +128,7 @@ def test_mixed_images_count_for_both_classes_or_for_the_first_alone(mixed: bool)
         expected[0] = 0.75 * features[0]
         expected[1] = 0.75 * features[1] + 0.25 * features[0]
         expected[2] = 0.25 * features[1]
-    torch.testing.assert_close(head.assigner.means.sums, expected)
+    torch.testing.assert_close(statistic_of(head).sums, expected)
 
 
 def test_the_faithful_queue_takes_mixed_images_under_their_first_label() -> None:
@@ -142,8 +146,8 @@ def test_double_precision_goes_through() -> None:
     head = prototype_head().double()
     features, scores = head(gaussians(4, 6, DIMENSION).double())
     head.observe(features, scores, Target(torch.arange(6) % CLASSES), 0)
-    assert features.dtype == scores.dtype == head.assigner.means.sums.dtype == torch.float64
-    assert head.assigner.means.sums[1].tolist() == features[1].tolist()
+    assert features.dtype == scores.dtype == statistic_of(head).sums.dtype == torch.float64
+    assert statistic_of(head).sums[1].tolist() == features[1].tolist()
 
 
 # -- learned class vectors
