@@ -19,13 +19,15 @@ class Evaluation:
     """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it.
 
     ``uncropped``: the test images scaled as for the test, and only made square, where the test cuts out less than
-    that. ``between`` is called after every batch, and may raise to stop.
+    that. ``superclasses`` [C]: the superclass of each class, where there are any. ``between`` is called after every
+    batch, and may raise to stop.
     """
 
     test: Batches
     holdout: Batches | None
     uncropped: Batches | None
     train_counts: Sequence[int]
+    superclasses: Tensor | None
     device: torch.device
     between: Callable[[], None]
 
@@ -33,12 +35,12 @@ class Evaluation:
         """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split.
 
         means_top1 is that of the nearest of the training features' class ``means`` [C, d], by cosine, in place of the
-        head: the gap to top1 is what the head loses, or gains, by not following the features.
+        head: the gap to top1 is what the head loses, or gains, by not following the features. super_top1 counts a
+        prediction as right that has the image's superclass.
         """
-        metrics, by_means = self._summary(model, self.test, means)
-        metrics["means_top1"] = by_means["top1"]
+        metrics = self._summary(model, self.test, means)
         if self.holdout is not None:
-            held, _ = self._summary(model, self.holdout, means)
+            held = self._summary(model, self.holdout, means)
             metrics |= {"val_top1": held["top1"], "val_macro": held["macro"]}
         return metrics
 
@@ -60,15 +62,22 @@ class Evaluation:
             tally.update(scores, labels)
         return {"top1_uncropped": tally.summary(self.train_counts)["top1"]}
 
-    def _summary(self, model: Classifier, batches: Batches, means: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
-        """By the head, and by the class means."""
-        tallies = [Tally(len(self.train_counts), self.device) for _ in range(2)]
+    def _summary(self, model: Classifier, batches: Batches, means: Tensor) -> dict[str, Any]:
+        by_head, by_means = (Tally(len(self.train_counts), self.device) for _ in range(2))
         directions = F.normalize(means, dim=1)
+        groups = self.superclasses
+        kin = torch.zeros(2, dtype=torch.int64, device=self.device)  # predictions of the right superclass, images
         for features, scores, labels in self._run(model, batches):
-            for tally, found in zip(tallies, (scores, features @ directions.T), strict=True):
-                tally.update(found, labels)
-        by_head, by_means = (tally.summary(self.train_counts) for tally in tallies)
-        return by_head, by_means
+            by_head.update(scores, labels)
+            by_means.update(features @ directions.T, labels)
+            if groups is not None:
+                kin[0] += (groups[scores.argmax(dim=1)] == groups[labels]).sum()
+                kin[1] += len(labels)
+        found = by_head.summary(self.train_counts)
+        found["means_top1"] = by_means.summary(self.train_counts)["top1"]
+        if groups is not None:
+            found["super_top1"] = 100 * int(kin[0]) / int(kin[1])
+        return found
 
     def _scores(self, model: Classifier, batches: Batches) -> tuple[Tensor, Tensor]:
         scores, labels = zip(*(found[1:] for found in self._run(model, batches)), strict=True)

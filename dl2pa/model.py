@@ -17,6 +17,7 @@ from dl2pa.backbones.build import build_backbone, build_neck
 from dl2pa.methods.dnc import NearestCentroidsHead
 from dl2pa.methods.heads import Head, PrototypeHead, softmax_head
 from dl2pa.methods.subspace import SubspaceHead
+from dl2pa.relations import similarity
 from dl2pa.seeding import Stream, derive
 
 
@@ -72,7 +73,7 @@ def _assigner(cfg: DictConfig, prototypes: Tensor) -> Assigner:
     first = torch.randperm(num_classes, generator=generator)
     if options.name == "quadratic":
         if options.similarity in ("tree", "words"):
-            first = arranged(first, prototypes, known_similarity(cfg), seed)
+            first = arranged(first, prototypes, similarity(options.similarity, cfg.dataset.source, num_classes), seed)
             return Assigner(first, timetable, statistic=None)
         kind = EpochMean(num_classes, dimension) if options.similarity == "means" else Confusion(num_classes)
         return Quadratic(first, timetable, kind, seed, options.hysteresis)
@@ -84,19 +85,6 @@ def _assigner(cfg: DictConfig, prototypes: Tensor) -> Assigner:
         return Sinkhorn(prototypes, first, timetable, statistic, options.tau)
     vectors = F.normalize(torch.randn(num_classes, dimension, generator=generator), dim=1)
     return LearnedWarmup(first, timetable, statistic, vectors, options.hysteresis, options.rotate)
-
-
-def known_similarity(cfg: DictConfig) -> Tensor:
-    """[C, C] how alike classes are, before any training: one superclass, or the cosine of their names' word vectors."""
-    if cfg.assignment.similarity == "tree":
-        from dl2pa.data.superclasses import superclasses
-
-        group = torch.as_tensor(superclasses(cfg.dataset.source))
-        return (group.unsqueeze(1) == group).double()
-    from dl2pa.prototypes.words import word_vectors
-
-    vectors = F.normalize(torch.as_tensor(word_vectors(cfg.dataset.source, cfg.dataset.num_classes)).double(), dim=1)
-    return vectors @ vectors.T
 
 
 def _softmax_head(cfg: DictConfig, prototypes: Tensor | None) -> Head:

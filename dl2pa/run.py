@@ -18,7 +18,7 @@ from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform
 from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_device, resolve_precision, revision
-from dl2pa.diagnostics import collapse
+from dl2pa.diagnostics import closeness, collapse
 from dl2pa.errors import Stopped, UserError
 from dl2pa.evaluate import Batches, Evaluation
 from dl2pa.flops import training_flops
@@ -28,12 +28,14 @@ from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier, build_model
 from dl2pa.prototypes import build as prototypes
 from dl2pa.prototypes.kinds import KINDS
+from dl2pa.relations import superclass_of, word_similarity
 from dl2pa.schedule import Schedule
 from dl2pa.signals import StopRequest, listening
 from dl2pa.tracking import mirrored
 from dl2pa.trainer import Trainer
 from dl2pa.validate import validate
 
+_DIAGNOSES = ("super_top1", "nc1", "nc3", "cosine_mean", "words_closeness")  # of the last epoch, in the result
 SAMPLE = 2048  # training images from which a backbone computes what is fixed before training
 
 
@@ -150,11 +152,13 @@ def make_evaluation(cfg: DictConfig, data: Data, device: torch.device, between: 
         split, size = split.to(device), cfg.runtime.eval_batch_size
         return lambda: loader.evaluation_batches(split, transform, batch_size=size, **_reading(cfg, device))
 
+    groups = superclass_of(cfg.dataset.source, cfg.dataset.num_classes)
     return Evaluation(
         test=batches(data.test, transform),
         holdout=None if data.holdout is None else batches(data.holdout, transform),
         uncropped=batches(data.test, replace(transform, size=full)) if full > transform.size else None,
         train_counts=_train_counts(cfg, data).tolist(),
+        superclasses=None if groups is None else groups.to(device),
         device=device,
         between=between,
     )
@@ -219,6 +223,7 @@ class _Run:
         self.trainer = make_trainer(cfg, data, self.device, self.precision)
         self.evaluate = make_evaluation(cfg, data, self.device, self._stop_if_asked)
         self.model = self.trainer.model
+        self.word_similarity = word_similarity(cfg.dataset.source, cfg.dataset.num_classes)
         if (state := folder.load("last")) is not None:
             self.trainer.restore(state)
         at = self.trainer.position
@@ -278,7 +283,7 @@ class _Run:
         if last or (at.epoch + 1) % self.cfg.eval_every == 0:
             found = self.evaluate(self.model, self.trainer.moments.means())
             self.per_class = found.pop("per_class")
-            metrics |= found | collapse(self.trainer.moments, self.model.head.class_vectors())
+            metrics |= found | self._diagnose()
             self._keep_best(found)
         self._save()  # the weights with the assignment they were trained with
         if last:
@@ -291,6 +296,13 @@ class _Run:
         self.folder.append("metrics", metrics)
         self.last_metrics = metrics
         self.console.say(_epoch_line(metrics, self.cfg.epochs))
+
+    def _diagnose(self) -> dict[str, float | None]:
+        vectors = self.model.head.class_vectors()
+        found: dict[str, float | None] = dict(collapse(self.trainer.moments, vectors))
+        if vectors is not None and self.word_similarity is not None:
+            found["words_closeness"] = closeness(vectors, self.word_similarity)
+        return found
 
     def _keep_best(self, found: dict[str, Any]) -> None:
         at = self.trainer.position
@@ -322,6 +334,7 @@ class _Run:
             "num_train": len(self.data.train),
             "num_test": len(self.data.test),
             **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "means_top1", "loss")},
+            **{key: last[key] for key in _DIAGNOSES if key in last},
             "top1_best": at.best_top1,
             "per_class": self.per_class,
             **self.at_the_end,

@@ -40,7 +40,7 @@ def test_a_run_too_short_to_match_says_so(tmp_path: Path, capsys: pytest.Capture
     assert "note:" not in capsys.readouterr().out
 
 
-def test_accuracy_by_class_means_beside_that_of_the_head() -> None:
+def test_accuracy_by_class_means_and_by_superclass_beside_that_of_the_head() -> None:
     """Features of two classes whose head calls everything class 0, and whose means tell most of them apart."""
 
     class Stuck(torch.nn.Module):
@@ -48,9 +48,9 @@ def test_accuracy_by_class_means_beside_that_of_the_head() -> None:
             return images, torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
 
     features = torch.tensor([[1.0, 0.1], [1.0, -0.2], [0.3, 1.0], [1.0, 0.9]])
-    labels = torch.tensor([0, 0, 1, 1])
+    labels, groups = torch.tensor([0, 0, 1, 1]), torch.tensor([7, 7])
     evaluation = Evaluation(
-        lambda: iter([(features, labels)]), None, None, [1, 1], torch.device("cpu"), between=lambda: None
+        lambda: iter([(features, labels)]), None, None, [1, 1], groups, torch.device("cpu"), between=lambda: None
     )
     found = evaluation(Stuck(), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
-    assert (found["top1"], found["means_top1"]) == (50, 75)
+    assert (found["top1"], found["means_top1"], found["super_top1"]) == (50, 75, 100)

@@ -29,6 +29,8 @@ _CIFAR100 = (
     (41, 69, 81, 85, 89),  # vehicles_2: lawn_mower, rocket, streetcar, tank, tractor
 )
 _GROUPS = {"cifar100": _CIFAR100}
+GROUPED = frozenset(_GROUPS)
+"""The sources of data sets whose superclasses are known."""
 
 
 def superclasses(name: str | None) -> npt.NDArray[np.int64]:

@@ -18,6 +18,9 @@ _WORDS_OF = {  # a data set's source: whose class names it has
     "digits": "svhn",
     **{name: name for name in ("cifar10", "cifar100", "stl10", "svhn", "imagenet200")},
 }
+NAMED = frozenset(_WORDS_OF)
+"""The sources of data sets for whose class names vectors are shipped."""
+
 _TEXT = (".txt", ".vec")
 
 

@@ -1,8 +1,6 @@
 """Similar classes on near prototypes: against brute force, and where the best arrangement is known."""
 
 import itertools
-import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from composing import compose_config
 
+from dl2pa import relations
 from dl2pa.assignment.assigner import Timetable
 from dl2pa.assignment.quadratic import Quadratic, _exchange, arrange, arranged, value
 from dl2pa.assignment.statistics import Confusion, EpochMean
@@ -139,12 +138,12 @@ def test_what_is_known_before_training_is_arranged_once_and_stays(
     monkeypatch: pytest.MonkeyPatch, similarity: str
 ) -> None:
     group = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 4])
-    given = {
-        "tree": ("dl2pa.data.superclasses", "superclasses", lambda name: group),
-        "words": ("dl2pa.prototypes.words", "word_vectors", lambda name, num_classes: 3 * torch.eye(5)[group]),
+    answers = {
+        "superclasses": lambda source: group.numpy(),
+        "word_vectors": lambda source, num_classes: 3 * np.eye(5)[group.numpy()],
     }
-    place, function, answer = given[similarity]
-    monkeypatch.setitem(sys.modules, place, SimpleNamespace(**{function: answer}))
+    for function, answer in answers.items():
+        monkeypatch.setattr(relations, function, answer)
     cfg = compose_config("dataset=digits", "assignment=quadratic", f"assignment.similarity={similarity}")
     validate(cfg)
     # Five pairs of near prototypes: partners get a pair each.
