@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,7 +20,8 @@ from dl2pa import config
 from dl2pa.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
-EPOCHS, RATES, DIMENSION = 20, (0.05, 0.2, 0.8), 64
+COMPOSING = Lock()  # Hydra composes one config at a time
+EPOCHS, RATES, DIMENSION = 20, (0.03, 0.1, 0.4), 64
 COMMON = ["dataset=cifar10_lt", "imbalance=0.01", "recipe=fast", "precision=fp32", "runtime.threads=1", "seed=0"]
 AT_64 = [f"dimension={DIMENSION}", "backbone.neck=linear"]
 METHODS: dict[str, list[str]] = {
@@ -63,7 +65,7 @@ def full(name: str, rate: float) -> list[str]:
 
 
 def composed(words: list[str]) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with COMPOSING, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", overrides=words)
 
 
