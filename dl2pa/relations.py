@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dl2pa.data.superclasses import GROUPED, superclasses
-from dl2pa.prototypes.words import NAMED, word_vectors
+from dl2pa.prototypes.words import NAMED, shipped, word_vectors
 
 
 def superclass_of(source: str, num_classes: int) -> Tensor | None:
@@ -17,8 +17,8 @@ def superclass_of(source: str, num_classes: int) -> Tensor | None:
 
 
 def word_similarity(source: str, num_classes: int) -> Tensor | None:
-    """[C, C] float64, cosines of the class names' shipped word vectors; None where there are none."""
-    if source not in NAMED:
+    """[C, C] float64, cosines of the class names' shipped word vectors; None where there are none for these classes."""
+    if source not in NAMED or len(shipped(source)) != num_classes:
         return None
     return similarity("words", source, num_classes)
 

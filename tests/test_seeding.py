@@ -33,6 +33,8 @@ def test_streams_keep_their_numbers() -> None:
         "NETWORK": 4,
         "ASSIGNMENT": 5,
         "PROTOTYPES": 6,
+        "POLICY": 7,
+        "ERASE": 8,
     }
 
 
