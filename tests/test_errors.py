@@ -120,9 +120,12 @@ def test_choice(composed: DictConfig, key: str) -> None:
             "optimizer.decay=weights optimizer.weight_decay=0",
             r"optimizer\.decay=weights does nothing with optimizer\.weight_decay=0",
         ),
-        ("schedule.warmup_start=0.1", r"schedule\.warmup_start=0\.1 does nothing with schedule\.warmup=0"),
         (
-            "schedule.floor=0.1",
+            "schedule=step schedule.warmup_start=0.1",
+            r"schedule\.warmup_start=0\.1 does nothing with schedule\.warmup=0",
+        ),
+        (
+            "schedule=step schedule.floor=0.1",
             r"schedule\.floor=0\.1 does nothing with schedule\.name=step: it is read with cosine, linear",
         ),
         ("dataset=cifar10_lt imbalance=0", r"imbalance=0(\.0)? is not legal: use a number over 0 up to 1"),
@@ -494,7 +497,7 @@ def fill_disk(size: int) -> None:
 
 
 def test_loss_that_is_not_finite(tmp_path: Path) -> None:
-    words = [*places(tmp_path), "optimizer.lr=1e30", "precision=fp32"]
+    words = [*places(tmp_path), "schedule=step", "optimizer.lr=1e30", "precision=fp32"]
     said = last_line(launch(*words, cwd=tmp_path, before=few_digits).end())
     assert re.fullmatch(
         r"the loss became non-finite at epoch 1, step [23] \(last finite loss per image \d\S*, "

@@ -220,7 +220,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, save: bool) -> None:
 @pytest.mark.parametrize("every", ["1", "2", "step"])
 @pytest.mark.parametrize("statistic", ["queue", "ema", "epoch_mean", "loss_matrix"])
 def test_statistics_survive(tmp_path: Path, statistic: str, every: str) -> None:
-    words = [f"assignment.statistic={statistic}", f"assignment.every={every}", "augment.mixup=1"]
+    words = [f"assignment.statistic={statistic}", f"assignment.every={every}", "augment.mixup=1", "optimizer.lr=0.3"]
     with with_few_digits():
         run(few_steps(tmp_path / "undisturbed", *words))
         expected = outcome(only_folder(tmp_path / "undisturbed"))

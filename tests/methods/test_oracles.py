@@ -202,7 +202,7 @@ def gradient(f: Callable[[Parameters], float], at: Parameters, name: str) -> Arr
 
 def configured(words: str, dimension: int) -> DictConfig:
     sizes = [f"dataset.num_classes={CLASSES}", f"dimension={dimension}", f"batch_size={len(LABELS)}"]
-    rates = [f"optimizer.lr={LR}", f"optimizer.weight_decay={DECAY}", "optimizer.momentum=0.9"]
+    rates = ["optimizer=sgd", f"optimizer.lr={LR}", f"optimizer.weight_decay={DECAY}", "schedule=step"]
     return compose_config(*words.split(), *sizes, *rates)
 
 
