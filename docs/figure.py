@@ -63,7 +63,8 @@ def _circle(
 def moves(axes: Axes, folder: RunFolder) -> None:
     """Which prototype each class of a run owned while it trained, and how accurate the run was."""
     assignments = np.array([line["assignment"] for line in folder.lines("assignments")])
-    metrics = folder.lines("metrics")
+    metrics, result = folder.lines("metrics"), folder.result()
+    assert result is not None, f"{folder.path} is not finished"
     moved = np.flatnonzero((assignments[1:] != assignments[:-1]).any(axis=1))
     shown = min(
         len(assignments), (moved.max() if len(moved) else 0) + 12
@@ -76,7 +77,7 @@ def moves(axes: Axes, folder: RunFolder) -> None:
     axes.set(
         xlabel="epoch",
         ylabel="prototype that each digit owns",
-        title="digits, d = 4",
+        title=f"{result['dataset']}, d = {result['dimension']}",
         yticks=range(assignments.shape[1]),
     )
     accuracy = axes.twinx()
