@@ -10,8 +10,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from dl2pa import identity
 from dl2pa.backbones.widths import feature_width
 from dl2pa.config import AssignmentConfig, Config, PrototypesConfig
+from dl2pa.data.superclasses import GROUPED
 from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
+from dl2pa.prototypes.words import NAMED
 
 _CHOICES = {
     "dataset.label_alignment": ("fixed", "shifted"),
@@ -212,6 +214,10 @@ def check_learned_head(cfg: DictConfig) -> None:
         if value != legal:
             option = "softmax" if key == "loss" else legal
             raise UserError(f"{key}={value} does not fit method={cfg.method.name}, {why}: use {key}={option}")
+    own = OmegaConf.structured(PrototypesConfig)
+    for key in sorted(set(own) - {"kind"}):
+        if cfg.prototypes[key] != own[key]:
+            raise UserError(f"prototypes.{key}={cfg.prototypes[key]} does nothing with method={cfg.method.name}")
     if cfg.loss.temperature != 1:
         raise UserError(
             f"loss.temperature={cfg.loss.temperature} does not fit method={cfg.method.name}, whose head scales "
@@ -254,6 +260,11 @@ def _check_subspace_head(cfg: DictConfig) -> None:
         raise UserError(
             f"method.vectors={cfg.method.vectors} does not fit dimension={cfg.dimension}, which holds no more than "
             f"{cfg.dimension} orthonormal columns"
+        )
+    if cfg.method.variant == "norm" and cfg.method.vectors == cfg.dimension:
+        raise UserError(
+            f"method.vectors={cfg.method.vectors} does not fit method.variant=norm at dimension={cfg.dimension}: a "
+            f"class that spans all of it has the same score for every image; use fewer vectors"
         )
     if cfg.method.variant == "signed" and cfg.method.vectors != 1:
         raise UserError(
@@ -319,7 +330,13 @@ def _check_assignment(cfg: DictConfig) -> None:
             raise UserError(f"assignment.statistic=loss_matrix does not fit {key}, {directions}")
     if options.name == "sinkhorn" and options.every == "step":
         raise UserError("assignment.every=step does not fit assignment=sinkhorn: use a number of epochs from 1 on")
-    if options.name == "quadratic" and options.similarity in ("tree", "words"):
+    known = {"tree": GROUPED, "words": NAMED}.get(options.similarity)
+    if options.name == "quadratic" and known is not None:
+        if cfg.dataset.source not in known:
+            raise UserError(
+                f"assignment.similarity={options.similarity} does not fit dataset={cfg.dataset.name}: it is known for "
+                f"{_listed(sorted(known))}; use means or confusion"
+            )
         own = OmegaConf.structured(AssignmentConfig)
         for key in ("mixed", "every", "warmup", "freeze_after", "hysteresis"):
             if options[key] != own[key]:

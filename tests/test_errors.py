@@ -110,6 +110,15 @@ def test_choice(composed: DictConfig, key: str) -> None:
             r"prototypes\.words=cifar10 does nothing with prototypes=separation, .*",
         ),
         ("prototypes=label_tree dimension=20", r"words=digits: no superclasses are known for it, only for cifar100"),
+        ("method=psc prototypes.seed=5", r"prototypes\.seed=5 does nothing with method=psc"),
+        (
+            "method=goto dimension=8 backbone.neck=linear",
+            r"method\.vectors=8 does not fit method\.variant=norm at dimension=8: .*; use fewer vectors",
+        ),
+        (
+            "dataset=cifar10 assignment=quadratic assignment.similarity=tree",
+            r"assignment\.similarity=tree does not fit dataset=cifar10: it is known for cifar100; use means or confusion",
+        ),
         (
             "augment.target=dominant",
             r"augment\.target=dominant does nothing with augment\.mixup=0 and augment\.cutmix=0",

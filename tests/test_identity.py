@@ -163,7 +163,7 @@ def test_where_and_how_a_run_is_done_is_no_part_of_its_id(values: dict[str, Any]
         {"prototypes__seed": 0},
         {"assignment__seed": 0},
         {"schedule__milestones": [0.4]},
-        {"schedule__milestones": []},
+        {"schedule__warmup": 0.2},
         {"dataset__mean": [0.5]},
         {"method__bn": True},
         {"dimension": 5},

@@ -39,7 +39,7 @@ def test_by_default_everything_decays() -> None:
 @pytest.mark.parametrize(("clip", "moves"), [("null", True), ("1e6", True), ("1e-9", False)])
 def test_clipped_steps_are_no_longer_than_rate_times_norm(tmp_path: Path, clip: str, moves: bool) -> None:
     cfg = compose_config(
-        *DIGITS, "method=psc", "optimizer.momentum=0", f"optimizer.clip={clip}", f"runs_dir={tmp_path}"
+        *DIGITS, "method=psc", "optimizer=sgd", "optimizer.momentum=0", f"optimizer.clip={clip}", f"runs_dir={tmp_path}"
     )
     with with_few_digits():
         run(cfg)

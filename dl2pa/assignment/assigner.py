@@ -112,7 +112,9 @@ class Assigner(nn.Module):
         if classes is not None:
             share = columns(share, classes)
             weights = None if weights is None else weights[classes]
-        self.statistic.observe(features, cost, share if weights is None else share * weights, classes)
+        if weights is not None and self.statistic.weighted:
+            share = share * weights
+        self.statistic.observe(features, cost, share, classes)
         if not last and self.timetable.after_step(epoch):
             self.moved_in_epoch += int(self._match(prototypes, epoch)["moved"])
 

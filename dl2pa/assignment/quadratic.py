@@ -39,7 +39,6 @@ def arrange(
     classes = np.flatnonzero(seen)
     places = np.sort(assignment[classes])
     similar = similarity[np.ix_(classes, classes)].astype(np.float64)
-    similar = (similar + similar.T) / 2  # to the last bit: exchanges that gain by rounding alone would never end
     if len(classes) < 2 or not np.isfinite(similar).all():
         return assignment.copy()
     similar = (similar + similar.T) / 2  # a product in float32 is symmetric up to rounding, by which pairs would circle

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 
 class Statistic(nn.Module):
-    """Interface; the buffers are part of the checkpoint, so that a resumed epoch goes on where it stopped."""
+    """Interface; the buffers are part of the checkpoint, so that a resumed epoch goes on where it stopped.
+
+    ``weighted``: whether images count by their class's weight in the loss. Directions do not: a batch's weights would
+    make a mean over the epoch one over its batches.
+    """
+
+    weighted = False
 
     def observe(self, features: Tensor, cost: Tensor, share: Tensor, classes: Tensor | None = None) -> None:
         """Take in one batch: unit features [B, d], the loss of calling image b class c [B, C], share [B, C].
@@ -107,6 +113,8 @@ class LossMatrix(Statistic):
     ``cost`` has its columns in class order, that is column j is prototype assignment[j], and so have the sums; they are
     put in prototype order only when asked, and in another class order when the assignment changes.
     """
+
+    weighted = True
 
     def __init__(self, num_classes: int, dimension: int) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class NearestCentroidsHead(Head):
     ) -> None:
         super().__init__()
         self.bank_batches = bank_batches
-        self.batch_size = batch_size
+        self.slot = batch_size + 1  # rows of the bank for a batch: the loader adds a lone last image to another one
         self.momentum = momentum
         self.batches = 0  # in the bank; counted here and not on the device, which would have to be waited for
         self.norm = nn.LayerNorm(dimension)
@@ -48,8 +48,8 @@ class NearestCentroidsHead(Head):
         self.bank_labels: Tensor
         self.register_buffer("centroids", F.normalize(start, dim=2))
         self.register_buffer("first", self.centroids.clone())
-        self.register_buffer("bank", torch.zeros(bank_batches * batch_size, dimension))
-        self.register_buffer("bank_labels", torch.full((bank_batches * batch_size,), -1))  # -1 is an empty place
+        self.register_buffer("bank", torch.zeros(bank_batches * self.slot, dimension))
+        self.register_buffer("bank_labels", torch.full((bank_batches * self.slot,), -1))  # -1 is an empty place
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         features = F.normalize(self.norm(embedding), dim=1)
@@ -66,7 +66,7 @@ class NearestCentroidsHead(Head):
         labels = target.labels
         if target.other is not None and target.lam is not None:
             labels = torch.where(target.lam >= 0.5, labels, target.other)
-        start = self.batches * self.batch_size
+        start = self.batches * self.slot
         self.bank[start : start + len(features)] = features
         self.bank_labels[start : start + len(features)] = labels
         self.batches += 1
@@ -78,12 +78,12 @@ class NearestCentroidsHead(Head):
     def _update(self) -> None:
         own = self.bank_labels.clamp(min=0)
         share = membership(self.bank_labels, len(self.centroids)).to(self.bank.dtype)
-        predicted = torch.cat([self._scores(part).argmax(dim=1) for part in self.bank.split(self.batch_size)])
+        predicted = torch.cat([self._scores(part).argmax(dim=1) for part in self.bank.split(self.slot)])
         correct = share * (predicted == own).unsqueeze(1)
         similarities = torch.cat(
             [
                 torch.einsum("nd,nkd->nk", part, self.centroids[label])
-                for part, label in zip(self.bank.split(self.batch_size), own.split(self.batch_size), strict=True)
+                for part, label in zip(self.bank.split(self.slot), own.split(self.slot), strict=True)
             ]
         )
         chosen = balanced_transport(similarities, share).argmax(dim=1)

@@ -308,3 +308,15 @@ def test_class_weights_count_in_the_loss_matrix() -> None:
     made.observe(PROTOTYPES, features, cost, torch.eye(6), 0, weights)
     assert isinstance(made.statistic, LossMatrix)
     torch.testing.assert_close(made.statistic.costs, cost * weights.unsqueeze(1))
+
+
+def test_class_weights_do_not_count_in_directions() -> None:
+    """Inverse frequencies change from batch to batch; a class's mean over the epoch must not."""
+    made = Assigner(torch.arange(2), Timetable(10), EpochMean(2, 2))
+    many, few = torch.tensor([[1.0, 0.0]]).repeat(9, 1), torch.tensor([[0.0, 1.0]])
+    for features, weight in ((many, 0.1), (few, 5.0)):
+        share = torch.tensor([[1.0, 0.0]]).repeat(len(features), 1)
+        cost = torch.zeros(len(features), 2)
+        made.observe(torch.eye(2), features, cost, share, 0, torch.tensor([weight, 1.0]))
+    assert isinstance(made.statistic, EpochMean)
+    torch.testing.assert_close(made.statistic.means()[0], F.normalize(torch.tensor([9.0, 1.0]), dim=0))
