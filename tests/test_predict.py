@@ -26,6 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Five epochs on the digits, in which classes move to other prototypes; then the prototypes' cache is removed."""
     root = tmp_path_factory.mktemp("trained")
     words = ["epochs=5", "assignment.freeze_after=1", "prototypes=random", "seed=3", "precision=fp32"]
+    words += ["optimizer=sgd_balanced", "schedule=step", "recipe.reduction=sum"]
     cfg = compose_config(*words, f"data_root={root / 'data'}", f"runs_dir={root / 'runs'}")
     run(cfg)
     shutil.rmtree(root / "data")

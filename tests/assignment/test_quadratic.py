@@ -144,7 +144,9 @@ def test_what_is_known_before_training_is_arranged_once_and_stays(
     }
     for function, answer in answers.items():
         monkeypatch.setattr(relations, function, answer)
-    cfg = compose_config("dataset=digits", "assignment=quadratic", f"assignment.similarity={similarity}")
+    known = ["dataset=cifar100", "dataset.num_classes=10"] if similarity == "tree" else ["dataset=digits"]
+    words = [*known, "backbone=small", "assignment=quadratic", f"assignment.similarity={similarity}"]
+    cfg = compose_config(*words)
     validate(cfg)
     # Five pairs of near prototypes: partners get a pair each.
     prototypes = F.normalize(torch.eye(5).repeat(2, 1) + torch.from_numpy(0.1 * units(25, 10, 5)).float(), dim=1)
@@ -154,9 +156,7 @@ def test_what_is_known_before_training_is_arranged_once_and_stays(
     assert torch.equal(sigma[:5] % 5, sigma[5:] % 5)
     assert sigma.tolist() != list(range(10))
     assert not head.never_moves()
-    other = compose_config(
-        "dataset=digits", "assignment=quadratic", f"assignment.similarity={similarity}", "assignment.seed=5"
-    )
+    other = compose_config(*words, "assignment.seed=5")
     second = build_model(other, prototypes, torch.float32).head.assignment()
     assert second is not None
     assert torch.equal(second[:5] % 5, second[5:] % 5)

@@ -139,7 +139,17 @@ def test_a_mixed_image_counts_for_the_label_with_the_larger_share() -> None:
     made.observe(x, torch.zeros(0), Target(labels, labels.roll(1), torch.tensor(0.7)), 0)
     made.observe(x, torch.zeros(0), Target(labels, labels.roll(1), torch.tensor(0.3)), 0)
     assert torch.equal(made.bank_labels[:BATCH], labels)
-    assert torch.equal(made.bank_labels[BATCH : 2 * BATCH], labels.roll(1))
+    assert torch.equal(made.bank_labels[made.slot : made.slot + BATCH], labels.roll(1))
+
+
+def test_a_batch_that_took_in_a_lone_last_image_has_room() -> None:
+    made, (x, labels) = head(), batches()[0]
+    first = made.centroids.clone()
+    larger, named = torch.cat([x, x[:1]]), torch.cat([labels, labels[:1]])
+    for _ in range(made.bank_batches):
+        made.observe(larger, torch.zeros(0), Target(named), 0)
+    assert made.batches == 0
+    assert not torch.equal(made.centroids, first)
 
 
 def test_a_restored_head_goes_on_with_its_bank() -> None:
