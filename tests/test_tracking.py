@@ -177,6 +177,31 @@ def test_online_resume(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsy
     assert "no epoch after 3, finished: http" in printed[1]
 
 
+def test_a_server_that_goes_away_half_way_costs_one_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    cfg = folder.config()
+    cfg.logger.finish_seconds = 1
+    said: list[str] = []
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        with mirrored(cfg, folder, said.append):
+            write_epoch(folder, 1)
+            wait_for(lambda: server.history)
+            server.gone = True
+            write_epoch(folder, 2)
+            write_epoch(folder, 3)
+            write_result(folder)
+            start = time.monotonic()
+        assert time.monotonic() - start < 10
+        assert said == [
+            f"warning: W&B lacks part of this run (after 1 s it is still being sent, which goes on); "
+            f"python -m dl2pa sync {folder.path} sends what is missing"
+        ]
+        server.gone = False
+        wait_for(lambda: server.exit_codes)  # the mirror, a process of its own, has kept trying
+    assert [row.get("epoch") for row in server.history] == [1, 2, 3, None]
+
+
 def test_unreachable_server_costs_a_run_one_line_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 
 class Server(ThreadingHTTPServer):
-    """``history``: the rows logged, in the order in which they came; ``run``: what the client said the run is."""
+    """``history``: the rows logged, in the order in which they came; ``run``: what the client said the run is.
+
+    ``gone``: hangs up on whoever calls.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -18,6 +21,7 @@ class Server(ThreadingHTTPServer):
         self.summary = "{}"
         self.run: dict[str, Any] = {}
         self.exit_codes: list[int] = []
+        self.gone = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Quiet: clients that hang up are none of a test's business."""
@@ -81,12 +85,21 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def handle_one_request(self) -> None:
+        if self.server.gone:
+            self.close_connection = True
+        else:
+            super().handle_one_request()
+
     def do_PUT(self) -> None:
         self._body()
         self._reply({})
 
     def do_POST(self) -> None:
         body = self._body()
+        if self.server.gone:  # a kept connection was waiting for this request when it went
+            self.close_connection = True
+            return
         if self.path.endswith("/graphql"):
             asked = json.loads(body)
             self._reply({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
