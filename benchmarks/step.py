@@ -112,8 +112,9 @@ def main() -> None:
         rates.append((our_round(), plain_round()))
         ratios.append(rates[-1][0] / rates[-1][1])
         print(f"round {number + 1}: ours {rates[-1][0]:.0f} images/s ({precision}), plain {rates[-1][1]:.0f} (fp32)")
-    print(f"{hardware(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"ratio {statistics.median(ratios):.2f}x (min {min(ratios):.2f}, max {max(ratios):.2f}, n {len(ratios)})")
+    where = f"{hardware(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    spread = f"min {min(ratios):.2f}, max {max(ratios):.2f}, n {len(ratios)}"
+    print(f"ratio {statistics.median(ratios):.2f}x ({spread}) on {where}")
 
 
 def _wait(device: torch.device) -> None:
