@@ -21,9 +21,9 @@ from dl2pa.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 COMPOSING = Lock()  # Hydra composes one config at a time
-EPOCHS, RATES, DIMENSION = 20, (0.03, 0.1, 0.4), 64
+EPOCHS, RATES = 20, (0.03, 0.1, 0.4)
 COMMON = ["dataset=cifar10_lt", "imbalance=0.01", "recipe=fast", "precision=fp32", "runtime.threads=1", "seed=0"]
-AT_64 = [f"dimension={DIMENSION}", "backbone.neck=linear"]
+AT_64 = ["dimension=64", "backbone.neck=linear"]
 METHODS: dict[str, list[str]] = {
     "psc.cos_scaled": ["method=psc", "method.variant=cos_scaled", *AT_64],
     "balanced_softmax.linear": ["method=balanced_softmax", "method.variant=linear", *AT_64],
@@ -47,21 +47,16 @@ METHODS: dict[str, list[str]] = {
 
 
 def choosing(name: str, rate: float) -> list[str]:
-    runs = f"runs_dir={ROOT / 'results' / 'methods' / 'choices'}"
-    return [
-        *COMMON,
-        *METHODS[name],
-        f"epochs={EPOCHS // 4}",
-        "holdout=0.1",
-        "eval_every=5",
-        f"optimizer.lr={rate}",
-        runs,
-    ]
+    return ["holdout=0.1", *_words(name, rate, EPOCHS // 4, "choices")]
 
 
 def full(name: str, rate: float) -> list[str]:
-    runs = f"runs_dir={ROOT / 'results' / 'methods' / 'runs'}"
-    return [*COMMON, *METHODS[name], f"epochs={EPOCHS}", "eval_every=5", f"optimizer.lr={rate}", runs]
+    return _words(name, rate, EPOCHS, "runs")
+
+
+def _words(name: str, rate: float, epochs: int, folder: str) -> list[str]:
+    lengths = [f"epochs={epochs}", "eval_every=5", f"optimizer.lr={rate}"]
+    return [*COMMON, *METHODS[name], *lengths, f"runs_dir={ROOT / 'results' / 'methods' / folder}"]
 
 
 def composed(words: list[str]) -> DictConfig:

@@ -5,35 +5,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dl2pa.assignment.statistics import EpochMean
 
-class Moments:
+
+class Moments(EpochMean):
     """First and second moments of an epoch's training features, by class; on the device, read once an epoch.
 
     The features are those of the training steps (augmented images, the network as it was at each step); a mixed image
     counts for both of its classes by their share.
     """
 
-    def __init__(self, num_classes: int, dimension: int, device: torch.device) -> None:
-        self.counts = torch.zeros(num_classes, device=device)
-        self.sums = torch.zeros(num_classes, dimension, device=device)
-        self.products = torch.zeros(dimension, dimension, device=device)
+    def __init__(self, num_classes: int, dimension: int) -> None:
+        super().__init__(num_classes, dimension)
+        self.products: Tensor
+        self.register_buffer("products", torch.zeros(dimension, dimension))
 
-    def update(self, features: Tensor, share: Tensor) -> None:
-        """Add a batch: features [B, d], and how much of each image counts for each class, share [B, C]."""
-        self.counts += share.sum(dim=0)
-        self.sums.addmm_(share.T, features)
+    def observe(self, features: Tensor, cost: Tensor, share: Tensor, classes: Tensor | None = None) -> None:
+        super().observe(features, cost, share, classes)
         self.products.addmm_(features.T, features)
-
-    def means(self) -> Tensor:
-        """[C, d]; zero for a class without images."""
-        return self.sums / self.counts.clamp(min=torch.finfo(self.counts.dtype).tiny).unsqueeze(1)
-
-    def state(self) -> dict[str, Tensor]:
-        return vars(self)
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
 
 
 def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
@@ -45,12 +34,13 @@ def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
     distance between vectors and centred means, each scaled to Frobenius norm one; and cosine_mean and cosine_min, of
     the raw class means to the vectors. Only classes with images are looked at; fewer than two give nothing.
     """
-    seen = moments.counts > 0
+    seen = moments.seen()
     classes = int(seen.sum())
     if classes < 2:
         return {}
     # Small and in double precision: the within-class scatter is a difference of large, nearly equal numbers.
-    counts, means = moments.counts[seen].double(), moments.means()[seen].double()
+    counts = moments.counts[seen].double()
+    means = moments.sums[seen].double() / counts.unsqueeze(1)
     total = counts.sum()
     within = (moments.products.double() - (means.T * counts) @ means) / total
     centred = means - means.mean(dim=0)

@@ -66,17 +66,16 @@ class Evaluation:
         by_head, by_means = (Tally(len(self.train_counts), self.device) for _ in range(2))
         directions = F.normalize(means, dim=1)
         groups = self.superclasses
-        kin = torch.zeros(2, dtype=torch.int64, device=self.device)  # predictions of the right superclass, images
+        kin = torch.zeros((), dtype=torch.int64, device=self.device)  # predictions of the right superclass
         for features, scores, labels in self._run(model, batches):
             by_head.update(scores, labels)
             by_means.update(features @ directions.T, labels)
             if groups is not None:
-                kin[0] += (groups[scores.argmax(dim=1)] == groups[labels]).sum()
-                kin[1] += len(labels)
+                kin += (groups[scores.argmax(dim=1)] == groups[labels]).sum()
         found = by_head.summary(self.train_counts)
         found["means_top1"] = by_means.summary(self.train_counts)["top1"]
         if groups is not None:
-            found["super_top1"] = 100 * int(kin[0]) / int(kin[1])
+            found["super_top1"] = 100 * int(kin) / int(by_head.counts[2].sum())
         return found
 
     def _scores(self, model: Classifier, batches: Batches) -> tuple[Tensor, Tensor]:

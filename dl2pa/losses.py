@@ -35,6 +35,12 @@ class Target(NamedTuple):
             share = self.lam * share + (1 - self.lam) * membership(self.other, num_classes)
         return share
 
+    def dominant(self) -> Tensor:
+        """[B], the label with the larger share in each image."""
+        if self.other is None or self.lam is None:
+            return self.labels
+        return torch.where(self.lam >= 0.5, self.labels, self.other)
+
 
 def membership(labels: Tensor, num_classes: int) -> Tensor:
     """[B, C] float, one where the label is the class. (F.one_hot and bincount read back from the device.)"""

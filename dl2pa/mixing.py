@@ -47,6 +47,5 @@ class Mixing:
             return images, Target(labels)
         lam, other = self._lam[step], labels.roll(1)
         images = cutmix(images, self._boxes[step]) if self._cut[step] else mixup(images, lam)
-        if self._dominant:
-            return images, Target(torch.where(lam >= 0.5, labels, other))
-        return images, Target(labels, other, lam)
+        target = Target(labels, other, lam)
+        return images, Target(target.dominant()) if self._dominant else target

@@ -92,7 +92,7 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         self.meter = Meter(self.device)
-        self.moments = Moments(self.num_classes, self.dimension, self.device)
+        self.moments = Moments(self.num_classes, self.dimension).to(self.device)
 
     def fit(self, on_step: Callable[[], None], end_epoch: Callable[[float, bool], None]) -> None:
         """Train from ``position`` to the end.
@@ -140,7 +140,7 @@ class Trainer:
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
-        self.moments.update(features.detach(), target.share(self.num_classes))
+        self.moments.observe(features.detach(), cost.detach(), target.share(self.num_classes))
         last = at.epoch * self.loader.steps + at.step + 1 == self._total_steps()
         self.model.head.observe(features.detach(), cost.detach(), target, at.epoch, last)
         per_image = loss.detach() / len(labels) if self.reduction == "sum" else loss.detach()
@@ -157,7 +157,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "position": asdict(self.position),
             "meter": self.meter.state(),
-            "moments": self.moments.state(),
+            "moments": self.moments.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -165,4 +165,4 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.position = Position(**state["position"])
         self.meter.restore(state["meter"])
-        self.moments.restore(state["moments"])
+        self.moments.load_state_dict(state["moments"])

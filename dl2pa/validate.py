@@ -9,11 +9,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dl2pa import identity
 from dl2pa.backbones.widths import feature_width
-from dl2pa.config import AssignmentConfig, Config, PrototypesConfig
-from dl2pa.data.superclasses import GROUPED
+from dl2pa.config import Config
 from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
-from dl2pa.prototypes.words import NAMED
 
 _CHOICES = {
     "dataset.label_alignment": ("fixed", "shifted"),
@@ -155,18 +153,15 @@ def validate(cfg: DictConfig) -> None:
 
 def _check_unread(cfg: DictConfig) -> None:
     """A key that does nothing would give one and the same run several ids."""
-    schema = identity.defaults(Config)
     for key, (decider, values) in _READ_BY.items():
-        value, chosen = OmegaConf.select(cfg, key), OmegaConf.select(cfg, decider)
-        if chosen not in values and value != OmegaConf.select(schema, key):
-            raise UserError(
-                f"{key}={value} does nothing with {decider}={'null' if chosen is None else chosen}: "
-                f"it is read with {_listed(values)}"
+        chosen = OmegaConf.select(cfg, decider)
+        if chosen not in values:
+            _refuse_set(
+                cfg, key, f"{decider}={'null' if chosen is None else chosen}: it is read with {_listed(values)}"
             )
     for key, needed in _NEEDS_ONE_OF.items():
-        value = OmegaConf.select(cfg, key)
-        if value != OmegaConf.select(schema, key) and all(OmegaConf.select(cfg, other) == 0 for other in needed):
-            raise UserError(f"{key}={value} does nothing with {'=0 and '.join(needed)}=0")
+        if all(OmegaConf.select(cfg, other) == 0 for other in needed):
+            _refuse_set(cfg, key, f"{'=0 and '.join(needed)}=0")
 
 
 def _check_data(cfg: DictConfig) -> None:
@@ -214,10 +209,8 @@ def check_learned_head(cfg: DictConfig) -> None:
         if value != legal:
             option = "softmax" if key == "loss" else legal
             raise UserError(f"{key}={value} does not fit method={cfg.method.name}, {why}: use {key}={option}")
-    own = OmegaConf.structured(PrototypesConfig)
-    for key in sorted(set(own) - {"kind"}):
-        if cfg.prototypes[key] != own[key]:
-            raise UserError(f"prototypes.{key}={cfg.prototypes[key]} does nothing with method={cfg.method.name}")
+    for key in sorted(set(cfg.prototypes) - {"kind"}):
+        _refuse_set(cfg, f"prototypes.{key}", f"method={cfg.method.name}")
     if cfg.loss.temperature != 1:
         raise UserError(
             f"loss.temperature={cfg.loss.temperature} does not fit method={cfg.method.name}, whose head scales "
@@ -284,19 +277,16 @@ HEADS: dict[str, Callable[[DictConfig], None]] = {
 
 
 def _check_prototypes(cfg: DictConfig) -> None:
-    kind, own = cfg.prototypes.kind, OmegaConf.structured(PrototypesConfig)
+    kind = cfg.prototypes.kind
     if kind == "file" and cfg.prototypes.file is None:
         raise UserError("prototypes.file=null does not fit prototypes=file: use prototypes.file=PATH")
     reads = KINDS[kind].reads
-    for key in sorted(set(own) - {"kind"}):
-        value = cfg.prototypes[key]
-        if key in reads and (problem := check_option(key, value)) is not None:
+    for key in sorted(set(cfg.prototypes) - {"kind"}):
+        if key not in reads:
+            why = f"prototypes={kind}, which reads {_listed(reads) or 'no options'}"
+            _refuse_set(cfg, f"prototypes.{key}", why)
+        elif (problem := check_option(key, cfg.prototypes[key])) is not None:
             raise UserError(f"prototypes.{problem}")
-        if key not in reads and value != own[key]:
-            raise UserError(
-                f"prototypes.{key}={value} does nothing with prototypes={kind}, "
-                f"which reads {_listed(reads) or 'no options'}"
-            )
 
 
 def _check_times(cfg: DictConfig) -> None:
@@ -330,22 +320,26 @@ def _check_assignment(cfg: DictConfig) -> None:
             raise UserError(f"assignment.statistic=loss_matrix does not fit {key}, {directions}")
     if options.name == "sinkhorn" and options.every == "step":
         raise UserError("assignment.every=step does not fit assignment=sinkhorn: use a number of epochs from 1 on")
-    known = {"tree": GROUPED, "words": NAMED}.get(options.similarity)
-    if options.name == "quadratic" and known is not None:
-        if cfg.dataset.source not in known:
-            raise UserError(
-                f"assignment.similarity={options.similarity} does not fit dataset={cfg.dataset.name}: it is known for "
-                f"{_listed(sorted(known))}; use means or confusion"
-            )
-        own = OmegaConf.structured(AssignmentConfig)
-        for key in ("mixed", "every", "warmup", "freeze_after", "hysteresis"):
-            if options[key] != own[key]:
-                raise UserError(
-                    f"assignment.{key}={options[key]} does nothing with assignment.similarity={options.similarity}, "
-                    f"by which prototypes are given once, before training: leave it out"
-                )
+    if options.name == "quadratic" and options.similarity in ("tree", "words"):
+        _check_known_similarity(cfg)
     if options.learn > 0:
         _check_learned_warmup(cfg)
+
+
+def _check_known_similarity(cfg: DictConfig) -> None:
+    from dl2pa.data.superclasses import GROUPED  # these import numpy, which no other config needs here
+    from dl2pa.prototypes.words import NAMED
+
+    similarity = cfg.assignment.similarity
+    known = {"tree": GROUPED, "words": NAMED}[similarity]
+    if cfg.dataset.source not in known:
+        raise UserError(
+            f"assignment.similarity={similarity} does not fit dataset={cfg.dataset.name}: it is known for "
+            f"{_listed(sorted(known))}; use means or confusion"
+        )
+    why = f"assignment.similarity={similarity}, by which prototypes are given once, before training: leave it out"
+    for key in ("mixed", "every", "warmup", "freeze_after", "hysteresis"):
+        _refuse_set(cfg, f"assignment.{key}", why)
 
 
 def _check_learned_warmup(cfg: DictConfig) -> None:
@@ -355,11 +349,8 @@ def _check_learned_warmup(cfg: DictConfig) -> None:
             f"loss={cfg.loss.name} does not fit {learn}: it is zero when all images and learned class vectors are one "
             f"point, where they would go: use loss=cross_entropy"
         )
-    if options.warmup != 0:
-        raise UserError(
-            f"assignment.warmup={options.warmup} does nothing with {learn}, which says when classes are first matched: "
-            f"use assignment.warmup=0"
-        )
+    why = f"{learn}, which says when classes are first matched: use assignment.warmup=0"
+    _refuse_set(cfg, "assignment.warmup", why)
     if options.freeze_after < options.learn:
         raise UserError(
             f"{learn} ends after assignment.freeze_after={options.freeze_after}: use assignment.freeze_after="
@@ -367,6 +358,13 @@ def _check_learned_warmup(cfg: DictConfig) -> None:
         )
     if cfg.epochs < 2:
         raise UserError(f"epochs={cfg.epochs} does not fit {learn}: use 2 or more, one of them for the prototypes")
+
+
+def _refuse_set(cfg: DictConfig, key: str, why: str) -> None:
+    """Refuse a ``key`` that has another value than the schema's where it does nothing."""
+    value = OmegaConf.select(cfg, key)
+    if value != OmegaConf.select(identity.defaults(Config), key):
+        raise UserError(f"{key}={value} does nothing with {why}")
 
 
 def _expect(cfg: DictConfig, key: str, holds: bool, legal: str) -> None:

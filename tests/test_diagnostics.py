@@ -11,9 +11,9 @@ CLASSES, DIMENSION = 4, 6
 
 
 def moments(features: torch.Tensor, labels: torch.Tensor, batches: int = 1) -> Moments:
-    found = Moments(CLASSES, features.shape[1], torch.device("cpu"))
+    found = Moments(CLASSES, features.shape[1])
     for part, names in zip(features.chunk(batches), labels.chunk(batches), strict=True):
-        found.update(part.float(), F.one_hot(names, CLASSES).float())
+        found.observe(part.float(), torch.zeros(0), F.one_hot(names, CLASSES).float())
     return found
 
 

@@ -63,12 +63,9 @@ class NearestCentroidsHead(Head):
     @torch.no_grad()
     def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
         """A mixup image counts for the label that has the larger share in it."""
-        labels = target.labels
-        if target.other is not None and target.lam is not None:
-            labels = torch.where(target.lam >= 0.5, labels, target.other)
         start = self.batches * self.slot
         self.bank[start : start + len(features)] = features
-        self.bank_labels[start : start + len(features)] = labels
+        self.bank_labels[start : start + len(features)] = target.dominant()
         self.batches += 1
         if self.batches == self.bank_batches:
             self._update()
