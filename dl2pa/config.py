@@ -226,6 +226,7 @@ class Config:
     runs_dir: str = "runs"
     download: bool = True
     rerun: bool = False
+    strict_revision: bool = False  # a run that was planned or begun with other code is an error, not a warning
 
 
 def needed_neck(dimension: int, width: int) -> str:

@@ -1,7 +1,6 @@
 """Which hardware a run gets, and in which arithmetic."""
 
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
@@ -60,19 +59,6 @@ def hardware(device: torch.device) -> str:
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
     capability = torch.backends.cpu.get_cpu_capability() + (" bf16" if native_bf16(device) else "")
     return f"{name} ({capability})"
-
-
-def revision() -> str | None:
-    """Git revision of the code that runs, with ``+`` where the work tree differs from it; None outside a repository."""
-    here = Path(__file__).parent
-    try:
-        head, changes = (
-            subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=10).stdout
-            for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.strip() + ("+" if changes.strip() else "")
 
 
 def _cpuinfo(field: str) -> str:

@@ -1,12 +1,16 @@
 """The run folder: the only module that knows its file names.
 
 config.yaml         the resolved config, without paths: what the run is
-local.yaml          where it runs: paths, host, process, and what `auto` became at the first start
+local.yaml          where it runs: paths, the revisions of the code, and what `auto` became at the first start
 metrics.jsonl       one line per epoch
 assignments.jsonl   the assignment that each epoch trained with
 last.pt, best.pt    checkpoints: weights together with the assignment they were trained with
 classes.json        the names of the classes
 log.txt             what was said on the console
+output.txt          standard output and error of the processes that an executor started
+lease.N             who works on the run (lease.py)
+job.json            where it was submitted to
+error.json          how the last attempt ended, if in an error
 result.json         written last, and the only meaning of "finished"
 mirrored.json       what W&B's offline files have; mirror.log: what the mirror to W&B said; wandb/: W&B's own files
 """
@@ -15,16 +19,36 @@ import contextlib
 import json
 import os
 import shutil
-import socket
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from dl2pa import identity
+from dl2pa import identity, lease
 from dl2pa.errors import UserError
+from dl2pa.lease import Lease
+from dl2pa.revision import revision
+
+
+class State(str, Enum):
+    """What a run folder and the scheduler's queue say of a run together."""
+
+    planned = "planned"  # to be worked off, from its last checkpoint if it has one
+    queued = "queued"  # submitted, and waiting for the scheduler
+    running = "running"
+    finished = "finished"
+    failed = "failed"  # ended in an error, which the folder keeps
+    lost = "lost"  # its process, or its job, is gone without a word
+
+
+# SLURM's words for a job that is to start, and for one that has a node and may not have claimed its folder yet, or not
+# yet let go of it.
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED", "RESV_DEL_HOLD")
+STARTING = ("CONFIGURING", "RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING")
 
 
 class RunFolder:
@@ -55,8 +79,23 @@ class RunFolder:
     def run_id(self) -> str:
         return self.path.name
 
+    @classmethod
+    def below(cls, path: str | Path) -> "list[RunFolder]":
+        """The run folder at ``path``, or all below it if it is a runs_dir, in the order of their names.
+
+        Raises:
+            UserError: there is none.
+        """
+        root = Path(path).resolve()
+        if (root / "config.yaml").is_file():
+            return [cls(root)]
+        found = [cls(config.parent) for config in sorted(root.glob("[!.]*/[!.]*/config.yaml"))]
+        if not found:
+            raise UserError(f"{path}: neither a run folder nor a runs_dir with any (RUNS_DIR/DATASET/NAME/config.yaml)")
+        return found
+
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> Iterator[Lease]:
         """Make the folder and hold it: two processes never write one run.
 
         Raises:
@@ -64,15 +103,11 @@ class RunFolder:
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise UserError(f"{self.path}: another process is working on this run") from None
+            held = Lease.acquire(self.path)
         try:
-            yield
+            yield held
         finally:
-            lock.release()
+            held.release()
 
     def set_aside(self) -> None:
         """Move an old folder to RUNS_DIR/.old, which nothing reads, under the first free number."""
@@ -87,6 +122,17 @@ class RunFolder:
             os.replace(self.path, target)
 
     # -- what the run is, and where it runs
+
+    def plan(self, cfg: DictConfig) -> None:
+        """Make the folder of a run that is to be worked off later, or elsewhere.
+
+        An unfinished run takes over what has changed in ``cfg`` since: its id says that no result can.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.yaml").unlink(missing_ok=True)
+        self.write_local({"data_root": str(Path(cfg.data_root).resolve()), "planned_revision": revision()})
+        self.write_config(cfg)
 
     def write_config(self, cfg: DictConfig) -> None:
         """Freeze the config at the first start, without the paths, which belong to local.yaml."""
@@ -130,8 +176,7 @@ class RunFolder:
         return {str(key): value for key, value in values.items()}
 
     def write_local(self, values: dict[str, Any]) -> None:
-        holder = {"host": socket.gethostname(), "pid": os.getpid()}
-        self._write(self.path / "local.yaml", OmegaConf.to_yaml(OmegaConf.create({**self.local(), **values, **holder})))
+        self._write(self.path / "local.yaml", OmegaConf.to_yaml(OmegaConf.create({**self.local(), **values})))
 
     def write_classes(self, names: list[str]) -> None:
         self._write(self.path / "classes.json", json.dumps(names) + "\n")
@@ -142,6 +187,81 @@ class RunFolder:
             names: list[str] = json.loads((self.path / "classes.json").read_text())
             return names
         return None
+
+    # -- where it stands
+
+    def state(self, queue: Mapping[str, str] | None = None, now: float | None = None) -> State:
+        """Where the run stands.
+
+        Args:
+            queue: the scheduler's word for the state of every job of the user's that it knows, by job id; None if it
+                was not asked: then a submitted run counts as queued until it starts.
+            now: ``lease.file_clock`` of the runs_dir, for who asks for many.
+        """
+        if (self.path / "result.json").exists():
+            return State.finished
+        if lease.alive(self.path, now):
+            return State.running
+        job = self.job()
+        if job is not None:
+            found = "PENDING" if queue is None else queue.get(job, "")
+            if found in WAITING:
+                return State.queued
+            if found in STARTING:
+                return State.running
+        if (self.path / "error.json").exists():
+            return State.failed
+        _, holder = lease.last(self.path)
+        died = holder is not None and not holder.released
+        return State.lost if died or job is not None else State.planned
+
+    def attempts(self) -> int:
+        """How many processes have worked on the run."""
+        return lease.last(self.path)[0]
+
+    def holder(self) -> lease.Holder | None:
+        """The process that works, or last worked, on the run."""
+        return lease.last(self.path)[1]
+
+    def job(self) -> str | None:
+        """The id of the scheduler's job that the run was submitted with; None where it was not."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return str(json.loads((self.path / "job.json").read_text())["id"])
+        return None
+
+    def write_job(self, job: str | None) -> None:
+        """Keep the id of the job that the run was submitted with; None forgets it."""
+        if job is None:
+            (self.path / "job.json").unlink(missing_ok=True)
+        else:
+            self._write(self.path / "job.json", json.dumps({"id": job}) + "\n")
+
+    def error(self) -> dict[str, Any] | None:
+        """``message`` and ``traceback`` of the error that the last attempt ended in; None where it did not."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found: dict[str, Any] = json.loads((self.path / "error.json").read_text())
+            return found
+        return None
+
+    def write_error(self, error: BaseException | str | None) -> None:
+        """Keep how an attempt ended; None forgets it."""
+        if error is None:
+            (self.path / "error.json").unlink(missing_ok=True)
+            return
+        told = {"message": error, "traceback": ""}
+        if isinstance(error, BaseException):
+            told = {"message": str(error) or type(error).__name__, "traceback": "".join(_trace(error))}
+        self._write(self.path / "error.json", json.dumps(told) + "\n")
+
+    @property
+    def output(self) -> Path:
+        """Where an executor lets the run's processes write what they print."""
+        return self.path / "output.txt"
+
+    @property
+    def said(self) -> Path:
+        """The run's own log."""
+        return self.path / "log.txt"
 
     # -- lines, one per epoch
 
@@ -166,8 +286,7 @@ class RunFolder:
         self._write(self.path / f"{kind}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def log(self, message: str) -> None:
-        target = self.path / "log.txt"
-        with writing(target), open(target, "a") as file:
+        with writing(self.said), open(self.said, "a") as file:
             file.write(message + "\n")
 
     # -- checkpoints
@@ -263,7 +382,7 @@ class RunFolder:
         self._write(self.path / "mirrored.json", json.dumps(kept) + "\n")
 
     def _write(self, target: Path, text: str) -> None:
-        aside = target.with_name(target.name + ".part")
+        aside = target.with_name(f"{target.name}.{os.getpid()}.part")  # two may plan one run
         with writing(target):
             try:
                 aside.write_text(text)
@@ -271,6 +390,11 @@ class RunFolder:
             except OSError:
                 aside.unlink(missing_ok=True)
                 raise
+
+
+def _trace(error: BaseException) -> list[str]:
+    # A UserError's message says all.
+    return [] if isinstance(error, UserError) else traceback.format_exception(error)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,18 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from dl2pa.config import Config
 
 # Where a run happens and who watches. ``recipe`` and ``compat`` act only through other keys.
-NOT_IDENTITY = ("runtime", "logger", "recipe", "compat", "device", "data_root", "runs_dir", "download", "rerun")
+NOT_IDENTITY = (
+    "runtime",
+    "logger",
+    "recipe",
+    "compat",
+    "device",
+    "data_root",
+    "runs_dir",
+    "download",
+    "rerun",
+    "strict_revision",
+)
 
 
 def result_config(cfg: DictConfig) -> dict[str, Any]:

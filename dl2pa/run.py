@@ -1,5 +1,6 @@
 """One run from its config to its result: builds the parts in the order in which they are used, trains, writes."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,18 +18,20 @@ from dl2pa.data import datasets, loader
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform
-from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_device, resolve_precision, revision
+from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_device, resolve_precision
 from dl2pa.diagnostics import closeness, collapse
 from dl2pa.errors import Stopped, UserError
 from dl2pa.evaluate import Batches, Evaluation
 from dl2pa.flops import training_flops
 from dl2pa.folder import RunFolder
+from dl2pa.lease import Lease
 from dl2pa.losses import build_cost
 from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier, build_model
 from dl2pa.prototypes import build as prototypes
 from dl2pa.prototypes.kinds import KINDS
 from dl2pa.relations import superclass_of, word_similarity
+from dl2pa.revision import revision
 from dl2pa.schedule import Schedule
 from dl2pa.signals import StopRequest, listening
 from dl2pa.tracking import mirrored
@@ -54,8 +57,15 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     if (result := folder.result()) is not None:
         print(f"already finished: {folder.path} (rerun=true trains anew)\n{_summary(result)}")
         return result
-    with folder.claimed(), listening() as stop:
-        return _Run(cfg, folder, stop).to_the_end()
+    with folder.claimed() as lease, listening() as stop:
+        folder.write_error(None)
+        try:
+            return _Run(cfg, folder, lease, stop).to_the_end()
+        except Exception as error:
+            lease.check()
+            with contextlib.suppress(UserError):  # a full disk, which may well be the first error
+                folder.write_error(error)
+            raise
 
 
 def make_prototypes(cfg: DictConfig) -> Tensor | None:
@@ -197,8 +207,8 @@ def _train_counts(cfg: DictConfig, data: Data) -> Tensor:
 class _Run:
     """The parts of a run while it lasts."""
 
-    def __init__(self, cfg: DictConfig, folder: RunFolder, stop: StopRequest) -> None:
-        self.cfg, self.folder, self.stop = cfg, folder, stop
+    def __init__(self, cfg: DictConfig, folder: RunFolder, lease: Lease, stop: StopRequest) -> None:
+        self.cfg, self.folder, self.lease, self.stop = cfg, folder, lease, stop
         self.device = resolve_device(cfg.device)
         folder.write_config(cfg)
         # Fixed at the first start: a run resumed with another arithmetic would be neither of the two.
@@ -207,8 +217,20 @@ class _Run:
         threads = fixed.get("threads") or cfg.runtime.threads or DEFAULT_THREADS
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, on a GPU too
+        self.revisions = [*dict.fromkeys([*fixed.get("revisions", []), revision()])]
+        older = [name for name in (fixed.get("planned_revision"), *self.revisions) if name not in (None, revision())]
+        if older and cfg.strict_revision:
+            raise UserError(
+                f"strict_revision=true: this run was planned or begun with revision {older[-1]} of the code, and "
+                f"{revision()} is here now; check {older[-1]} out, or use strict_revision=false"
+            )
         folder.write_local(
-            {"data_root": str(Path(cfg.data_root).resolve()), "precision": self.precision, "threads": threads}
+            {
+                "data_root": str(Path(cfg.data_root).resolve()),
+                "precision": self.precision,
+                "threads": threads,
+                "revisions": self.revisions,
+            }
         )
         self.data = data = datasets.load(
             cfg.dataset.source,
@@ -238,6 +260,10 @@ class _Run:
             f"{len(data.test)} test images, {self.device} {self.precision}, {threads} threads, {folder.path}"
             + (f"; going on at epoch {at.epoch + 1}, step {at.step + 1}" if state is not None else "")
         )
+        if older:
+            self.console.say(
+                f"warning: planned or begun with revision {older[-1]} of the code, going on with {revision()}"
+            )
         if self.model.head.never_moves():
             self.console.say(
                 f"note: no class will change its prototype: within {cfg.epochs} epochs no matching falls between "
@@ -266,6 +292,7 @@ class _Run:
 
     def _stop_if_asked(self) -> None:
         """At a step boundary, or in an evaluation, which a resumed run begins again."""
+        self.lease.check()
         if self.stop:
             self._save()
             assert self.stop.signal is not None
@@ -312,6 +339,7 @@ class _Run:
             self.folder.save({"model": self.model.state_dict()}, "best")
 
     def _save(self) -> None:
+        self.lease.check()
         self.trainer.position.seconds = self._seconds()
         self.folder.save(self.trainer.state(), "last")
         self.saved = time.monotonic()
@@ -357,6 +385,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "revision": revision(),
+            "revisions": self.revisions,  # of the code, of all attempts
         }
 
 

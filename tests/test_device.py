@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dl2pa import device
-from dl2pa.device import cpu_flags, hardware, native_bf16, resolve_device, resolve_precision, revision
+from dl2pa.device import cpu_flags, hardware, native_bf16, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 
 CPU = torch.device("cpu")
@@ -118,23 +118,3 @@ def test_nonsense_is_refused_with_what_is_legal(requested: str, monkeypatch: pyt
     gpus(monkeypatch, 8)
     with pytest.raises(UserError, match=r"use auto, cpu, cuda or cuda:N"):
         resolve_device(requested)
-
-
-# -- what the code was
-
-
-def test_the_revision_is_that_of_the_code_wherever_it_is_run(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = revision()
-    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert revision() == found
-
-
-def test_code_outside_a_repository_has_no_revision(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path_factory.mktemp("installed")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
-    monkeypatch.setattr(device, "__file__", str(folder / "device.py"))
-    assert revision() is None
