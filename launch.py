@@ -13,9 +13,10 @@ config.register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     validate(cfg)  # a wrong value is reported before torch is imported, which takes seconds
+    from dl2pa.folder import objective
     from dl2pa.run import run
 
-    return float(run(cfg)["top1"])
+    return objective(run(cfg))
 
 
 if __name__ == "__main__":

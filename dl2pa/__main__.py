@@ -10,17 +10,29 @@ USAGE = """\
 usage: python -m dl2pa VERB ...
 
   run FOLDER                                   train a prepared run folder, or go on with it, from its frozen config
-  plan sweep=NAME [KEY=VALUE...]               what a sweep consists of, checked, and how much of it is finished
+  plan sweep=NAME [KEY=VALUE...]               what a sweep consists of, checked, what is left of it and what it takes
+  status DIR [sweep=NAME]                      where runs stand: planned, queued, running, finished, failed or lost
+  watch DIR [sweep=NAME]                       the same, until all have ended
+  retry --failed DIR [sweep=NAME]              work off again what failed or was lost, as it was before
+  cancel DIR [sweep=NAME]                      stop what is queued or running; nothing is lost
+  logs RUN                                     what a run said, and how it ended
   prototypes num_classes=C dimension=D kind=K  build prototypes, keep them, print how good they are
   predict RUN IMAGE... [top=5]                 the likeliest classes of images, by a finished run
   sync RUN... [project=P] [entity=E]           mirror finished or stopped runs to Weights & Biases
 
-RUN and FOLDER are run folders: RUNS_DIR/DATASET/NAME. python launch.py --help says how to train."""
+RUN and FOLDER are run folders: RUNS_DIR/DATASET/NAME; DIR is one, or a RUNS_DIR. python launch.py --help says how to
+train."""
 
-# verb: module and function, imported when asked for. mirror is started by runs, not by people.
+# verb: module and function, imported when asked for. fetch and mirror are started by sweeps and runs, not by people.
 VERBS = {
     "run": "dl2pa.__main__:run_folder",
     "plan": "dl2pa.sweep.plan:main",
+    "status": "dl2pa.sweep.verbs:status",
+    "watch": "dl2pa.sweep.verbs:watch",
+    "retry": "dl2pa.sweep.verbs:retry",
+    "cancel": "dl2pa.sweep.verbs:cancel",
+    "logs": "dl2pa.sweep.verbs:logs",
+    "fetch": "dl2pa.__main__:fetch",
     "prototypes": "dl2pa.prototypes.command:main",
     "predict": "dl2pa.predict:main",
     "sync": "dl2pa.tracking:sync",
@@ -50,6 +62,20 @@ def run_folder(arguments: Sequence[str]) -> None:
     from dl2pa.run import run
 
     run(cfg)
+
+
+def fetch(arguments: Sequence[str]) -> None:
+    """Fetch the data and build the prototypes of run folders; what cannot be had is said, and does not stop the rest."""
+    from dl2pa.folder import RunFolder
+    from dl2pa.run import load_data, make_prototypes
+
+    for path in arguments:
+        cfg = RunFolder.existing(path).config()
+        try:
+            load_data(cfg)
+            make_prototypes(cfg)
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -410,3 +410,8 @@ def writing(target: Path) -> Iterator[None]:
         raise UserError(
             f"runs_dir: cannot write {target}: {error.strerror or error}{free}; runs_dir=DIR chooses another folder"
         ) from error
+
+
+def objective(result: dict[str, Any]) -> float:
+    """The number (percent) that a search looks at: on held-out images where there are any, else the test accuracy."""
+    return float(result.get("val_macro", result["top1"]))

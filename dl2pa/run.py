@@ -68,6 +68,19 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             raise
 
 
+def load_data(cfg: DictConfig) -> Data:
+    """The images that ``cfg`` trains on and is judged by, downloaded if need be and allowed."""
+    return datasets.load(
+        cfg.dataset.source,
+        num_classes=cfg.dataset.num_classes,
+        imbalance=cfg.imbalance,
+        holdout=cfg.holdout,
+        data_root=Path(cfg.data_root),
+        download=cfg.download,
+        label_alignment=cfg.dataset.label_alignment,
+    )
+
+
 def make_prototypes(cfg: DictConfig) -> Tensor | None:
     """The prototypes [C, d] of ``cfg``, from the cache under data_root or built; None for methods that learn them."""
     options = cfg.prototypes
@@ -232,15 +245,7 @@ class _Run:
                 "revisions": self.revisions,
             }
         )
-        self.data = data = datasets.load(
-            cfg.dataset.source,
-            num_classes=cfg.dataset.num_classes,
-            imbalance=cfg.imbalance,
-            holdout=cfg.holdout,
-            data_root=Path(cfg.data_root),
-            download=cfg.download,
-            label_alignment=cfg.dataset.label_alignment,
-        )
+        self.data = data = load_data(cfg)
         folder.write_classes(data.class_names)
         self.trainer = make_trainer(cfg, data, self.device, self.precision)
         self.evaluate = make_evaluation(cfg, data, self.device, self._stop_if_asked)

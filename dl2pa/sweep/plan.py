@@ -29,13 +29,13 @@ class Run:
 
 
 def planned(jobs: Iterable[Sequence[str]]) -> list[Run]:
-    """The runs that the words of jobs come to, each once; Hydra must be initialised.
+    """The run that the words of each job come to; Hydra must be initialised.
 
     Raises:
         UserError: words that launch.py would refuse, which the message gives in full.
     """
     composer = Composer()
-    runs: dict[Path, Run] = {}
+    runs = []
     for words in jobs:
         try:
             cfg = composer(words)
@@ -43,8 +43,16 @@ def planned(jobs: Iterable[Sequence[str]]) -> list[Run]:
             folder = RunFolder.of(cfg)
         except UserError as error:
             raise UserError(f"{' '.join(words)}: {error}") from None
-        runs.setdefault(folder.path, Run(words, cfg, folder))
-    return list(runs.values())
+        runs.append(Run(words, cfg, folder))
+    return runs
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, however many jobs come to it."""
+    found: dict[Path, Run] = {}
+    for run in runs:
+        found.setdefault(run.folder.path, run)
+    return list(found.values())
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            runs = planned(jobs)
+            runs = distinct(planned(jobs))
         except UserError as error:
             raise UserError(f"sweep={name}: {error}") from None
     print("\n".join(_lines(name, len(jobs), runs)))

@@ -32,7 +32,7 @@ PLAIN = {item.name for item in fields(Config) if not is_dataclass(item.type)}
 def planned(jobs: Iterable[Sequence[str]]) -> list[plan.Run]:
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return plan.planned(jobs)
+        return plan.distinct(plan.planned(jobs))
 
 
 def seeds_of_cells(name: str) -> dict[tuple[str, ...], set[str]]:

@@ -1,0 +1,106 @@
+"""The two ways to work run folders off: slots on this machine, or SLURM."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dl2pa.folder import RunFolder, State
+from dl2pa.lease import Holder
+from dl2pa.prototypes.kinds import KINDS
+from dl2pa.signals import listening
+from dl2pa.sweep import record
+from dl2pa.sweep.look import Display, look_all
+from dl2pa.sweep.record import Record
+
+WATCHED = 2.0  # seconds between two looks at runs that others work on
+
+
+def queue_of(folders: Sequence[RunFolder]) -> dict[str, str] | None:
+    """The scheduler's word on the jobs of ``folders``, by id; None where none of them was ever submitted."""
+    if all(folder.job() is None for folder in folders):
+        return None
+    from dl2pa.sweep import slurm
+
+    return slurm.queue()
+
+
+def work_off(
+    runs_dir: Path, sweep: Record, folders: Sequence[RunFolder], wait: bool, running: Sequence[RunFolder] = ()
+) -> None:
+    """Work ``folders``, runs of ``sweep`` that nobody works on, off with its executor, and keep the sweep's record.
+
+    With local slots it returns when all have ended; with SLURM as soon as they are submitted, or with ``wait`` when
+    all of the sweep's runs have ended. Local slots take over what is ``running`` elsewhere if its process dies.
+
+    Raises:
+        UserError: the executor cannot take them.
+        Stopped: asked to from outside; nothing is lost.
+    """
+    _fetch(folders)
+    for folder in folders:  # how the last attempt went is of no interest any more
+        folder.write_error(None)
+        folder.write_job(None)
+    if sweep.executor == "local":
+        from dl2pa.sweep import local
+
+        threads = max((folder.frozen()["runtime"]["threads"] or 1 for folder in folders), default=1)
+        slots = local.Local(**sweep.settings).environments(threads)
+        sweep.pool = Holder.this_process()
+        record.write(runs_dir, sweep)
+        local.work_off([*folders, *running], slots, sweep.folders(runs_dir))
+        return
+    from dl2pa.sweep import slurm
+
+    record.write(runs_dir, sweep)
+    if folders:
+        jobs = slurm.submit(
+            [folder.path for folder in folders], slurm.Resources(**sweep.settings), runs_dir / ".sweeps" / "slurm"
+        )
+        for folder, job in zip(folders, jobs, strict=True):
+            folder.write_job(job)
+    if wait:
+        watch(sweep.folders(runs_dir))
+
+
+def watch(folders: Sequence[RunFolder]) -> None:
+    """Show where runs stand until none is queued or running, or the user has seen enough (Ctrl-C)."""
+    with listening() as stop, Display() as display:
+        while not stop:
+            looks = look_all(folders, queue_of(folders))
+            display.show(looks)
+            if not any(look.state in (State.queued, State.running) for look in looks):
+                return
+            time.sleep(WATCHED)
+
+
+def _fetch(folders: Sequence[RunFolder]) -> None:
+    """Data sets are fetched and prototypes built once, before the runs that share them begin.
+
+    What cannot be had is said, and said again by the runs that need it: the others go on.
+    """
+    wanted: dict[str, RunFolder] = {}
+    for folder in folders:
+        values = folder.frozen()
+        data, prototypes = values["dataset"], values["prototypes"]
+        kind = KINDS.get(prototypes["kind"])
+        if data["source"] != "digits" or (kind is not None and kind.cached):
+            seed = values["seed"] if kind is not None and "seed" in kind.reads else None
+            wanted.setdefault(str((data["source"], data["num_classes"], values["dimension"], prototypes, seed)), folder)
+    if wanted:
+        # In a process of its own: this one needs no torch.
+        paths = [str(folder.path) for folder in wanted.values()]
+        subprocess.run([sys.executable, "-m", "dl2pa", "fetch", *paths], stdin=subprocess.DEVNULL)
+
+
+def summary(folders: Sequence[RunFolder], queue: Mapping[str, str] | None) -> list[str]:
+    """A line for each run that failed or was lost, with the end of its traceback."""
+    lines = []
+    for look, folder in zip(look_all(folders, queue), folders, strict=True):
+        if look.state in (State.failed, State.lost):
+            lines.append(f"{look.state.value}: {folder.path}: {look.note}")
+            if look.state is State.failed:
+                traceback = str((folder.error() or {}).get("traceback", ""))
+                lines += [f"    {line}" for line in traceback.splitlines()[-8:-1]]
+    return lines

@@ -1,0 +1,67 @@
+"""From the words of jobs to run folders that are worked off: what the launchers do."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder, State, objective
+from dl2pa.sweep import executors, record
+from dl2pa.sweep.look import look
+from dl2pa.sweep.plan import Run
+from dl2pa.sweep.record import Record
+
+
+def launch(
+    runs: Sequence[Run], name: str | None, executor: str, settings: Mapping[str, Any], wait: bool
+) -> list[RunFolder]:
+    """Freeze the configs of ``runs`` in their folders and work those off that are not finished.
+
+    A run that is queued or that another process works on stays as it is.
+
+    Args:
+        name: of the sweep; None makes one of its runs.
+
+    Returns:
+        The folders, each once, when all have ended; or, if ``executor`` is slurm and without ``wait``, at once.
+
+    Raises:
+        UserError: the runs lie in several runs_dirs, or the executor cannot take them.
+        Stopped: asked to from outside; nothing is lost.
+    """
+    configs = {run.folder.path.resolve(): run.cfg for run in runs}
+    folders = [RunFolder(path) for path in configs]
+    runs_dirs = sorted({str(path.parent.parent) for path in configs})
+    if len(runs_dirs) > 1:
+        raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
+    for folder in folders:
+        if configs[folder.path].rerun and folder.path.exists():
+            with folder.claimed():
+                folder.set_aside()
+    queue = executors.queue_of(folders)
+    states = {folder.path: folder.state(queue) for folder in folders}
+    mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]
+    for folder in mine:
+        folder.plan(configs[folder.path])
+    sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
+    finished = sum(state is State.finished for state in states.values())
+    others = len(folders) - len(mine) - finished
+    print(
+        f"sweep {sweep.name} in {runs_dirs[0]}: {len(folders)} runs, {finished} finished, {len(mine)} to run"
+        + (f", {others} queued or running already" if others else ""),
+        flush=True,
+    )
+    running = [folder for folder in folders if states[folder.path] is State.running]
+    executors.work_off(Path(runs_dirs[0]), sweep, mine, wait, running)
+    return folders
+
+
+def outcome(folder: RunFolder) -> tuple[float | None, UserError | None]:
+    """What a run came to: its objective (percent), or why there is none; (None, None) if it has not ended."""
+    result = folder.result()
+    if result is not None:
+        return objective(result), None
+    found = look(folder, executors.queue_of([folder]))
+    if found.state in (State.failed, State.lost):
+        return None, UserError(f"{found.state.value}: {folder.path}: {found.note}")
+    return None, None

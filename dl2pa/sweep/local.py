@@ -1,0 +1,198 @@
+"""Working run folders off on this machine: a pool of slots, each run in a process of its own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import psutil
+
+from dl2pa import lease
+from dl2pa.errors import Stopped, UserError
+from dl2pa.folder import RunFolder, State
+from dl2pa.signals import listening
+from dl2pa.sweep.look import Display, Look, look
+
+POLL = 0.05  # seconds
+ELSEWHERE = 2.0  # seconds between two looks at a run that another process works on
+MEMORY = 2 * 2**30  # bytes that a run on the CPU is expected to take
+
+
+@dataclass(frozen=True)
+class Local:
+    """``slots``: runs at a time; null is one for each GPU, or on the CPU one for each core that has memory enough.
+    ``runs_per_gpu``: how many share a GPU."""
+
+    slots: int | None = None
+    runs_per_gpu: int = 1
+
+    def environments(self, threads: int) -> list[dict[str, str]]:
+        """For each slot what its runs' environment has besides this process's.
+
+        Args:
+            threads: CPU threads that a run asks for, at least 1.
+
+        Raises:
+            UserError: no such number of slots.
+        """
+        for name, value in (("slots", self.slots), ("runs_per_gpu", self.runs_per_gpu)):
+            if value is not None and value < 1:
+                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on")
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if found := gpus():
+            count = self.slots or len(found) * self.runs_per_gpu
+            return [{"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} for slot in range(count)]
+        roomy = min(cpus // threads, psutil.virtual_memory().available // MEMORY)
+        count = self.slots or max(1, roomy)
+        return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count)))}] * count
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=60
+    )
+    return asked.stdout.split() if asked.returncode == 0 else []
+
+
+def work_off(
+    folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder] | None = None
+) -> None:
+    """Train the runs of ``folders``, as many at a time as there are slots; what became of each is in its folder.
+
+    A run that another process works on is left to it, and begun when that has died. What is seen meanwhile is all of
+    ``shown``, by default ``folders``.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; every run has saved what it had.
+    """
+    pool = _Pool(folders, slots, folders if shown is None else shown)
+    with listening() as stop, Display() as display:
+        try:
+            while pool.unfinished() and not stop:
+                pool.step()
+                if display.due():
+                    display.show(pool.looks())
+                time.sleep(POLL)
+            pool.stop()  # nothing to do where all have ended
+        finally:
+            pool.kill()  # a second Ctrl-C comes here first
+        display.show(pool.looks())
+    if stop:
+        done = sum(folder.state() is State.finished for folder in folders)
+        raise Stopped(f"stopped, nothing lost: {done} of {len(folders)} runs are finished; the same command goes on")
+
+
+class _Pool:
+    def __init__(
+        self, folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder]
+    ) -> None:
+        self._shown = shown
+        self._waiting = list(folders)
+        self._elsewhere: dict[str, float] = {}  # when a run that another process works on was last looked at
+        self._slots = [_Slot(environment) for environment in slots]
+        self._looks: dict[str, Look] = {}
+
+    def unfinished(self) -> bool:
+        return bool(self._waiting) or any(slot.busy() for slot in self._slots)
+
+    def step(self) -> None:
+        """Start what can be started, and notice what has ended."""
+        for slot in self._slots:
+            if slot.folder is not None and not slot.busy():
+                self._looks.pop(slot.folder.run_id, None)
+                slot.end()
+            if not slot.busy() and (folder := self._next()) is not None:
+                slot.start(folder)
+
+    def _next(self) -> RunFolder | None:
+        for folder in list(self._waiting):
+            if time.monotonic() - self._elsewhere.get(folder.run_id, -ELSEWHERE) < ELSEWHERE:
+                continue
+            if lease.alive(folder.path):
+                self._elsewhere[folder.run_id] = time.monotonic()
+                self._looks.pop(folder.run_id, None)
+                continue
+            self._waiting.remove(folder)
+            self._looks.pop(folder.run_id, None)
+            if folder.state() is not State.finished:  # by another process meanwhile
+                return folder
+        return None
+
+    def looks(self) -> list[Look]:
+        """Looks anew at what runs; what has ended, or not begun, does not change."""
+        active = {slot.folder.run_id for slot in self._slots if slot.folder is not None} | set(self._elsewhere)
+        for folder in self._shown:
+            if folder.run_id in active or folder.run_id not in self._looks:
+                self._looks[folder.run_id] = look(folder, {})
+        return [self._looks[folder.run_id] for folder in self._shown]
+
+    def stop(self) -> None:
+        """Ask every run to save and end, and wait for it."""
+        for slot in self._slots:
+            slot.terminate()
+        for slot in self._slots:
+            slot.end()
+
+    def kill(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+        self._looks.clear()
+
+
+class _Slot:
+    """A place for one run at a time."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**os.environ, **environment}
+        self.folder: RunFolder | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+        self._begun = (0, 0)
+
+    def busy(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._output = open(folder.output, "ab")  # noqa: SIM115: it is open as long as the process is there
+        self._begun = (folder.attempts(), self._output.tell())
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dl2pa", "run", str(folder.path)],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the pool, which tells its runs
+        )
+
+    def end(self) -> None:
+        """Wait for the process. One that never got as far as its folder, and so could not say why there, is quoted."""
+        if self._process is None or self._output is None or self.folder is None:
+            return
+        status = self._process.wait()
+        self._output.close()
+        attempts, offset = self._begun
+        if status != 0 and self.folder.attempts() == attempts and self.folder.error() is None:
+            said = self.folder.output.read_bytes()[offset:].decode(errors="replace").strip()
+            self.folder.write_error(said or f"exit status {status}")
+        self.folder = self._process = None
+
+    def terminate(self) -> None:
+        if self._process is not None and self.busy():
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self._process is not None and self.busy():
+            self._process.kill()
+            self._process.wait()

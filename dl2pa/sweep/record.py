@@ -1,0 +1,89 @@
+"""RUNS_DIR/.sweeps/NAME.json: which runs a sweep consists of, and how they were last worked off."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder, writing
+from dl2pa.lease import Holder
+
+
+@dataclass
+class Record:
+    """``runs`` are DATASET/NAME below the runs_dir; ``executor`` is local or slurm, ``settings`` its own keys.
+
+    ``pool``: the process that works the runs off, where the executor is local.
+    """
+
+    name: str
+    runs: list[str]
+    executor: str = "local"
+    settings: dict[str, Any] = field(default_factory=dict)
+    pool: Holder | None = None
+
+    def folders(self, runs_dir: Path) -> list[RunFolder]:
+        return [RunFolder(runs_dir / run) for run in self.runs]
+
+
+def name_of(folders: Sequence[RunFolder]) -> str:
+    """The name of a sweep that has no file: by its runs, so that the same command finds it again."""
+    ids = "\n".join(sorted(key(folder) for folder in folders))
+    return f"multirun-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
+
+
+def key(folder: RunFolder) -> str:
+    """A run as a record names it."""
+    return f"{folder.path.parent.name}/{folder.path.name}"
+
+
+def write(runs_dir: Path, record: Record) -> None:
+    target = _path(runs_dir, record.name)
+    aside = target.with_name(f"{target.name}.{os.getpid()}.part")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(asdict(record), indent=1) + "\n")
+        os.replace(aside, target)
+
+
+def read(runs_dir: Path, name: str) -> Record:
+    """The sweep ``name`` of a runs_dir.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        values = json.loads(_path(runs_dir, name).read_text())
+        pool = values.pop("pool")
+        return Record(**values, pool=None if pool is None else Holder(**pool))
+    except FileNotFoundError:
+        known = ", ".join(record.name for record in every(runs_dir)) or "none"
+        raise UserError(f"sweep={name}: no sweep of {runs_dir}; there are: {known}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{_path(runs_dir, name)}: not a readable sweep ({error}); launch it again") from None
+
+
+def every(runs_dir: Path) -> list[Record]:
+    """The sweeps of a runs_dir, the last written first."""
+    paths = (runs_dir / ".sweeps").glob("*.json")
+    return [read(runs_dir, path.stem) for path in sorted(paths, key=lambda path: -path.stat().st_mtime)]
+
+
+def folders_of(directory: str | Path, sweep: str | None = None) -> list[RunFolder]:
+    """The run folders that a verb is about: the one at ``directory``, or those below it, all or one sweep's.
+
+    Raises:
+        UserError: there is none.
+    """
+    if sweep is None:
+        return RunFolder.below(directory)
+    runs_dir = Path(directory).resolve()
+    return read(runs_dir, sweep).folders(runs_dir)
+
+
+def _path(runs_dir: Path, name: str) -> Path:
+    return runs_dir / ".sweeps" / f"{name}.json"

@@ -1,0 +1,143 @@
+"""python -m dl2pa status, watch, retry, cancel, logs: from any shell, for either executor."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder, State
+from dl2pa.lease import Holder
+from dl2pa.sweep import executors, record
+from dl2pa.sweep.look import look_all, print_table
+from dl2pa.sweep.record import Record
+
+
+def status(arguments: Sequence[str]) -> None:
+    """Prints a table of the runs of DIR, all or one sweep's.
+
+    Raises:
+        UserError: no such runs, or the scheduler does not answer.
+    """
+    folders, _ = _chosen(arguments, "status DIR [sweep=NAME]")
+    print_table(look_all(folders, executors.queue_of(folders)))
+
+
+def watch(arguments: Sequence[str]) -> None:
+    """Shows the table until no run is queued or running.
+
+    Raises:
+        UserError: as ``status``.
+    """
+    folders, _ = _chosen(arguments, "watch DIR [sweep=NAME]")
+    executors.watch(folders)
+
+
+def retry(arguments: Sequence[str]) -> None:
+    """Works the failed and lost runs of DIR off again, each with the executor and settings of its last sweep.
+
+    Raises:
+        UserError: as ``status``; or some failed again.
+        Stopped: asked to from outside; nothing is lost.
+    """
+    if "--failed" not in arguments:
+        raise UserError("usage: python -m dl2pa retry --failed DIR [sweep=NAME]")
+    rest = [word for word in arguments if word != "--failed"]
+    folders, runs_dir = _chosen(rest, "retry --failed DIR [sweep=NAME]")
+    queue = executors.queue_of(folders)
+    broken = [folder for folder in folders if folder.state(queue) in (State.failed, State.lost)]
+    if not broken:
+        print("no run has failed or was lost")
+        return
+    for sweep, again in _by_sweep(runs_dir, broken):
+        executors.work_off(runs_dir, sweep, again, wait=False)
+    left = executors.summary(broken, executors.queue_of(broken))
+    if left:
+        raise UserError("\n".join(left))
+
+
+def cancel(arguments: Sequence[str]) -> None:
+    """Stops what is queued or running of DIR: jobs by the scheduler, processes of this host by SIGTERM, which saves.
+
+    Raises:
+        UserError: as ``status``.
+    """
+    folders, runs_dir = _chosen(arguments, "cancel DIR [sweep=NAME]")
+    before = {folder.run_id: folder.state(executors.queue_of(folders)) for folder in folders}
+    active = [folder for folder in folders if before[folder.run_id] in (State.queued, State.running)]
+    jobs = {job: folder for folder in active if (job := folder.job()) is not None}
+    if jobs:
+        from dl2pa.sweep import slurm
+
+        slurm.cancel(list(jobs))
+        for folder in jobs.values():
+            folder.write_job(None)
+    keys = {record.key(folder) for folder in folders}
+    for sweep in record.every(runs_dir):
+        # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
+        if sweep.pool is not None and keys >= set(sweep.runs):
+            _terminate(sweep.pool)
+    elsewhere = []
+    for folder in active:
+        holder = folder.holder()
+        if folder in jobs.values() or holder is None or holder.released:
+            continue
+        if holder.here():
+            _terminate(holder)
+        else:
+            elsewhere.append(f"{folder.path}: runs on {holder.host.split()[0]} (pid {holder.pid}); cancel it there")
+    print(f"asked {len(active) - len(elsewhere)} runs to stop; what they have done is kept")
+    if elsewhere:
+        raise UserError("\n".join(elsewhere))
+
+
+def logs(arguments: Sequence[str]) -> None:
+    """Prints what a run said, what else its processes printed, and the error that it ended in.
+
+    Raises:
+        UserError: not one run folder.
+    """
+    if len(arguments) != 1:
+        raise UserError("usage: python -m dl2pa logs RUN")
+    folder = RunFolder.existing(arguments[0])
+    said = _text(folder.said)
+    print(said, end="")
+    # The output repeats what the run said; where it never got so far, or died, there is more.
+    if more := [line for line in _text(folder.output).splitlines() if line not in set(said.splitlines())]:
+        print(f"-- {folder.output}", *more, sep="\n")
+    if error := folder.error():
+        print("-- it ended in an error", error["traceback"] or error["message"], sep="\n")
+    queue = executors.queue_of([folder])
+    print(f"-- {look_all([folder], queue)[0].line()}")
+
+
+def _chosen(arguments: Sequence[str], usage: str) -> tuple[list[RunFolder], Path]:
+    """The run folders that are meant, and their runs_dir."""
+    sweeps = [word.removeprefix("sweep=") for word in arguments if word.startswith("sweep=")]
+    paths = [word for word in arguments if not word.startswith("sweep=")]
+    if len(paths) != 1 or len(sweeps) > 1:
+        raise UserError(f"usage: python -m dl2pa {usage}")
+    folders = record.folders_of(paths[0], sweeps[0] if sweeps else None)
+    return folders, folders[0].path.parent.parent
+
+
+def _by_sweep(runs_dir: Path, folders: Sequence[RunFolder]) -> list[tuple[Record, list[RunFolder]]]:
+    """``folders`` by the sweep that was last launched with each; those of none as one of their own, in local slots."""
+    left = {record.key(folder): folder for folder in folders}
+    found = []
+    for sweep in record.every(runs_dir):
+        if mine := [left.pop(run) for run in sweep.runs if run in left]:
+            found.append((sweep, mine))
+    if left:
+        found.append((Record(record.name_of(list(left.values())), list(left)), list(left.values())))
+    return found
+
+
+def _terminate(holder: Holder) -> None:
+    if holder.here() and holder.lives_here():
+        psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""

@@ -1,0 +1,1 @@
+"""What Hydra finds under -m: a sweeper for unions of grids, and launchers that work run folders off."""
