@@ -65,7 +65,7 @@ def run_folder(arguments: Sequence[str]) -> None:
 
 
 def fetch(arguments: Sequence[str]) -> None:
-    """Fetch the data and build the prototypes of run folders; what cannot be had is said, and does not stop the rest."""
+    """Fetch the data and build the prototypes of run folders; what cannot be had is said, and the rest goes on."""
     from dl2pa.folder import RunFolder
     from dl2pa.run import load_data, make_prototypes
 

@@ -54,7 +54,7 @@ class Meter:
         if (bad := int(self.first_bad)) >= 0:
             raise UserError(
                 f"the loss became non-finite at epoch {epoch + 1}, step {bad + 1} (last finite loss per image "
-                f"{float(self.last_finite):.4g}, learning rate {lr:.4g}): a lower optimizer.lr usually helps"
+                f"{float(self.last_finite):.4g}, optimizer.lr={lr:g}): a lower optimizer.lr usually helps"
             )
         return float(self.total / self.count)
 
@@ -114,7 +114,7 @@ class Trainer:
                 at.step += 1
                 at.train_seconds, clock = at.train_seconds + time.perf_counter() - clock, time.perf_counter()
                 on_step()
-            loss = self.meter.mean(at.epoch, self._lr())  # waits for the device
+            loss = self.meter.mean(at.epoch, self.lr)  # waits for the device
             at.train_seconds += time.perf_counter() - clock
             end_epoch(loss, at.epoch * steps + goal >= last_step)
             self._begin_epoch()

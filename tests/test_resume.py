@@ -189,14 +189,6 @@ def test_signal_to_the_whole_group_of_processes(tmp_path: Path) -> None:
     assert_same(outcome(folder), outcome(only_folder(undisturbed)))
 
 
-def test_signal_stops_a_whole_sweep(tmp_path: Path) -> None:
-    words = words_of("digits", tmp_path, "seed=0,1")
-    ended = launch("-m", *words, cwd=tmp_path, before=partial(signal_after, signal.SIGINT, 2)).end()
-    assert ended.code == 1
-    assert "stopped by SIGINT" in ended.said
-    assert len(list((tmp_path / "runs" / "digits").iterdir())) == 1
-
-
 class StepError(Exception):
     """Stands for a kill at a step boundary, where nothing but the last checkpoint counts."""
 

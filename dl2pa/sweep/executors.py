@@ -94,13 +94,11 @@ def _fetch(folders: Sequence[RunFolder]) -> None:
         subprocess.run([sys.executable, "-m", "dl2pa", "fetch", *paths], stdin=subprocess.DEVNULL)
 
 
-def summary(folders: Sequence[RunFolder], queue: Mapping[str, str] | None) -> list[str]:
-    """A line for each run that failed or was lost, with the end of its traceback."""
-    lines = []
-    for look, folder in zip(look_all(folders, queue), folders, strict=True):
-        if look.state in (State.failed, State.lost):
-            lines.append(f"{look.state.value}: {folder.path}: {look.note}")
-            if look.state is State.failed:
-                traceback = str((folder.error() or {}).get("traceback", ""))
-                lines += [f"    {line}" for line in traceback.splitlines()[-8:-1]]
-    return lines
+def verdict(folder: RunFolder, queue: Mapping[str, str] | None) -> str | None:
+    """How a run came to fail or was lost, with the end of its traceback; None for any other."""
+    (look,) = look_all([folder], queue)
+    if look.state not in (State.failed, State.lost):
+        return None
+    traceback = str((folder.error() or {}).get("traceback", "")) if look.state is State.failed else ""
+    last = [f"    {line}" for line in traceback.splitlines()[-7:-1]]
+    return "\n".join([*last, f"{look.state.value}: {folder.path}: {look.note}"])

@@ -7,7 +7,6 @@ from typing import Any
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State, objective
 from dl2pa.sweep import executors, record
-from dl2pa.sweep.look import look
 from dl2pa.sweep.plan import Run
 from dl2pa.sweep.record import Record
 
@@ -61,7 +60,5 @@ def outcome(folder: RunFolder) -> tuple[float | None, UserError | None]:
     result = folder.result()
     if result is not None:
         return objective(result), None
-    found = look(folder, executors.queue_of([folder]))
-    if found.state in (State.failed, State.lost):
-        return None, UserError(f"{found.state.value}: {folder.path}: {found.note}")
-    return None, None
+    verdict = executors.verdict(folder, executors.queue_of([folder]))
+    return None, None if verdict is None else UserError(verdict)

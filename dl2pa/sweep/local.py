@@ -165,7 +165,7 @@ class _Slot:
 
     def start(self, folder: RunFolder) -> None:
         self.folder = folder
-        self._output = open(folder.output, "ab")  # noqa: SIM115: it is open as long as the process is there
+        self._output = open(folder.output, "ab")  # noqa: SIM115 - open while the process is there
         self._begun = (folder.attempts(), self._output.tell())
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dl2pa", "run", str(folder.path)],

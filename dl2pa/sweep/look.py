@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,9 @@ from rich.table import Table
 from dl2pa import lease
 from dl2pa.folder import RunFolder, State
 from dl2pa.sweep import record
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 COLOURS = {
     State.planned: "dim",
@@ -37,7 +41,8 @@ class Look:
 
     def line(self) -> str:
         accuracy = "" if self.top1 is None else f"  {self.top1:.2f} %"
-        return f"{self.state.value}  {self.run}  epoch {self.epoch}/{self.epochs}{accuracy}{self.note and f'  {self.note}'}"
+        note = f"  {self.note}" if self.note else ""
+        return f"{self.state.value}  {self.run}  epoch {self.epoch}/{self.epochs}{accuracy}{note}"
 
 
 def look(folder: RunFolder, queue: Mapping[str, str] | None, now: float | None = None) -> Look:
@@ -90,10 +95,9 @@ def table(looks: Sequence[Look], most: int | None = None) -> Table:
         shown = sorted(looks, key=lambda look: order.index(look.state))[:most]
     caption = counts(looks) + (f" ({len(looks) - len(shown)} not shown)" if len(shown) < len(looks) else "")
     made = Table(caption=caption, box=None, pad_edge=False, caption_justify="left")
-    for name in ("run", "state", "epoch", "top-1 %", "time left", ""):
-        made.add_column(
-            name, no_wrap=name != "", justify="right" if name in ("epoch", "top-1 %", "time left") else "left"
-        )
+    for name in ("run", "state", "epoch", "top-1 %", "time left"):
+        made.add_column(name, no_wrap=True, justify="left" if name in ("run", "state") else "right")
+    made.add_column("")
     for look in shown:
         accuracy = "" if look.top1 is None else f"{look.top1:.2f}"
         left = "" if look.left is None else duration(look.left)
@@ -115,7 +119,7 @@ class Display:
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
-        self._live = None
+        self._live: Live | None = None
         self._states: dict[str, State] = {}
         self._drawn = 0.0
 

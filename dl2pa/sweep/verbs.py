@@ -50,11 +50,11 @@ def retry(arguments: Sequence[str]) -> None:
     if not broken:
         print("no run has failed or was lost")
         return
-    for sweep, again in _by_sweep(runs_dir, broken):
-        executors.work_off(runs_dir, sweep, again, wait=False)
-    left = executors.summary(broken, executors.queue_of(broken))
-    if left:
-        raise UserError("\n".join(left))
+    for sweep, mine in _by_sweep(runs_dir, broken):
+        executors.work_off(runs_dir, sweep, mine, wait=False)
+    queue = executors.queue_of(broken)
+    if again := [verdict for folder in broken if (verdict := executors.verdict(folder, queue)) is not None]:
+        raise UserError("\n".join([*again, f"{len(again)} of {len(broken)} runs did not finish"]))
 
 
 def cancel(arguments: Sequence[str]) -> None:

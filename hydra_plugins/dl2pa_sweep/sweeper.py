@@ -32,7 +32,5 @@ class UnionSweeper(Sweeper):
         results = self.launcher.launch(jobs, initial_job_idx=0)
         failed = [str(result._return_value) for result in results if result.status is JobStatus.FAILED]
         if failed:  # result.return_value would raise the first alone
-            raise UserError(
-                "\n".join([*failed, f"{len(failed)} of {len(results)} runs failed; the others are finished"])
-            )
+            raise UserError("\n".join([*failed, f"{len(failed)} of {len(results)} runs did not finish"]))
         return results

@@ -142,15 +142,3 @@ def test_planning_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("sweep=k8: 12 runs")
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "torchvision", "scipy", "sklearn"}
-
-
-@pytest.mark.parametrize("word", ["sweep=k8", "+sweep=k8"])
-def test_launch_does_not_take_a_sweep_for_one_run(tmp_path: Path, word: str) -> None:
-    """There is no sweeper that reads it: nothing is trained, and the exit status says so."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), "-m", word, f"runs_dir={tmp_path}/runs"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "sweep" in done.stderr
-    assert not list(tmp_path.glob("runs/*/*/result.json"))

@@ -1,0 +1,219 @@
+"""launch.py -m on this machine: slots, failures, stopping, going on, and the verbs beside it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from faults import environment
+from processes import LAUNCH, SECONDS, Ended
+
+from dl2pa import lease
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder, State
+from dl2pa.sweep import record
+from dl2pa.sweep.local import Local
+
+WORDS = ("runtime.threads=1", "device=cpu", "hydra.launcher.slots=2")
+
+
+def start(tmp_path: Path, *words: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(LAUNCH), "-m", *WORDS, *words],
+        cwd=tmp_path,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def sweep(tmp_path: Path, *words: str, env: Mapping[str, str] | None = None) -> Ended:
+    process = start(tmp_path, *words, env=env)
+    said, _ = process.communicate(timeout=SECONDS)
+    return Ended(process.returncode, said)
+
+
+def verb(tmp_path: Path, *words: str, env: Mapping[str, str] | None = None) -> Ended:
+    done = subprocess.run(
+        [sys.executable, "-m", "dl2pa", *words],
+        cwd=tmp_path,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+    )
+    return Ended(done.returncode, done.stdout)
+
+
+def folders(tmp_path: Path) -> dict[int, RunFolder]:
+    """By seed."""
+    return {int(folder.run_id.split("-s")[1][0]): folder for folder in RunFolder.below(tmp_path / "runs")}
+
+
+def outcome(folder: RunFolder) -> tuple[object, ...]:
+    result = folder.result()
+    assert result is not None
+    times = ("seconds", "images_per_second")
+    metrics = [{key: line[key] for key in line if key not in times} for line in folder.lines("metrics")]
+    return metrics, {key: result[key] for key in result if key not in times}, folder.lines("assignments")
+
+
+def at_work(tmp_path: Path, *seeds: int) -> bool:
+    """Whether processes have the folders of these seeds, of which some may not be there yet."""
+    with contextlib.suppress(UserError, KeyError):
+        by_seed = folders(tmp_path)
+        return all(lease.alive(by_seed[seed].path) for seed in seeds)
+    return False
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS / 3
+    while not holds():
+        assert time.monotonic() < end, "it never came to it"
+        time.sleep(0.05)
+
+
+def test_one_that_raises_one_that_dies_and_one_that_works(tmp_path: Path) -> None:
+    faults = {"-s0-": "1 / (3 - step)", "-s1-": "import os; step == 3 and os._exit(7)"}
+    env = environment(tmp_path / "faults", faults)
+    ended = sweep(tmp_path, "seed=0,1,2", "epochs=2", env=env)
+    assert ended.code == 1
+    assert "2 of 3 runs did not finish" in ended.said
+    assert "ZeroDivisionError" not in ended.said or "division by zero" in ended.said
+    by_seed = folders(tmp_path)
+    states = [by_seed[seed].state() for seed in (0, 1, 2)]
+    assert states == [State.failed, State.lost, State.finished]
+    error = by_seed[0].error()
+    assert error is not None
+    assert error["traceback"].rstrip().endswith("ZeroDivisionError: division by zero")
+    assert "exec(statement" in ended.said, "the last lines of the traceback are shown"
+
+    told = verb(tmp_path, "status", "runs").said
+    assert "3 runs: 1 finished, 1 failed, 1 lost" in told
+    assert "division by zero" in told
+    assert "is gone" in told
+    said = verb(tmp_path, "logs", str(by_seed[0].path)).said
+    assert "dl2pa on digits" in said
+    assert "ZeroDivisionError: division by zero" in said
+
+    undisturbed = outcome(by_seed[2])
+    again = verb(tmp_path, "retry", "--failed", "runs")
+    assert again.code == 0, again.said
+    assert [folder.state() for folder in folders(tmp_path).values()] == [State.finished] * 3
+    assert outcome(by_seed[2]) == undisturbed, "what was finished is left alone"
+    assert verb(tmp_path, "retry", "--failed", "runs").said == "no run has failed or was lost\n"
+
+
+def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
+    """Ctrl-C saves what runs and starts nothing more; the same command ends as if it had not been stopped."""
+    words = ("seed=0,1,2", "epochs=15")
+    process = start(tmp_path, *words)
+    until(lambda: at_work(tmp_path, 0) and bool(folders(tmp_path)[0].lines("metrics")))
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "stopped, nothing lost: 0 of 3 runs are finished; the same command goes on" in said
+    by_seed = folders(tmp_path)
+    assert [by_seed[seed].state() for seed in (0, 1, 2)] == [State.planned] * 3
+    assert by_seed[2].attempts() == 0
+    assert max(len(by_seed[seed].lines("metrics")) for seed in (0, 1)) in range(1, 15)
+
+    ended = sweep(tmp_path, *words)
+    assert ended.code == 0, ended.said
+    assert "going on at epoch" in verb(tmp_path, "logs", str(by_seed[0].path)).said
+    (tmp_path / "other").mkdir()
+    assert sweep(tmp_path / "other", *words).code == 0
+    for seed, folder in folders(tmp_path / "other").items():
+        assert outcome(by_seed[seed]) == outcome(folder)
+
+
+def test_a_killed_pool_leaves_its_runs_to_the_next(tmp_path: Path) -> None:
+    """The runs of a killed pool go on; the same command waits for them, trains the rest and begins nothing twice."""
+    env = environment(tmp_path / "faults", {"dl2pa": "import time; time.sleep(.005)"})
+    words = ("seed=0,1,2", "epochs=10")
+    process = start(tmp_path, *words, env=env)
+    until(lambda: at_work(tmp_path, 0, 1))
+    process.kill()
+    process.communicate()
+    assert "2 running" in verb(tmp_path, "status", "runs").said
+    ended = sweep(tmp_path, *words, env=env)
+    assert ended.code == 0, ended.said
+    assert "2 queued or running already" in ended.said
+    assert [folder.attempts() for folder in folders(tmp_path).values()] == [1, 1, 1]
+    assert [folder.state() for folder in folders(tmp_path).values()] == [State.finished] * 3
+
+
+def test_cancelled_from_another_shell(tmp_path: Path) -> None:
+    env = environment(tmp_path / "faults", {"dl2pa": "import time; time.sleep(.02)"})
+    process = start(tmp_path, "seed=0,1,2", "epochs=100", env=env)
+    until(lambda: at_work(tmp_path, 0, 1))
+    cancelled = verb(tmp_path, "cancel", "runs")
+    assert cancelled.said.startswith("asked 2 runs to stop"), cancelled.said
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    by_seed = folders(tmp_path)
+    assert [by_seed[seed].state() for seed in (0, 1, 2)] == [State.planned] * 3
+    assert [by_seed[seed].attempts() for seed in (0, 1, 2)] == [1, 1, 0]
+
+
+def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
+    """sweep=NAME with more seeds trains the new ones alone; its record lists its runs; a wrong name is an error."""
+    words = ("sweep=k8", "dataset=digits", "dimension=4", "max_steps=1", "runtime.eval_batch_size=2000")
+    assert "sweep k8" in (ended := sweep(tmp_path, *words, "seed=0", "assignment.every=1")).said
+    assert ended.code == 0, ended.said
+    count = len(RunFolder.below(tmp_path / "runs"))
+    attempts = {folder.run_id: folder.attempts() for folder in RunFolder.below(tmp_path / "runs")}
+    ended = sweep(tmp_path, *words, "seed=0,1", "assignment.every=1")
+    assert f"{2 * count} runs, {count} finished, {count} to run" in ended.said
+    for folder in RunFolder.below(tmp_path / "runs"):
+        assert folder.attempts() == 1, attempts
+    assert len(record.read(tmp_path / "runs", "k8").runs) == 2 * count
+    with pytest.raises(UserError, match=r"sweep=k9: no sweep of .*; there are: k8"):
+        record.read(tmp_path / "runs", "k9")
+    wrong = sweep(tmp_path, "sweep=nonsense")
+    assert wrong.code == 1
+    assert "nonsense" in wrong.said
+    assert "k8" in wrong.said
+
+
+def test_an_error_before_the_run_has_its_folder(tmp_path: Path) -> None:
+    """A broken installation says so in every run."""
+    env = environment(tmp_path / "faults", {})
+    (tmp_path / "faults" / "torch.py").write_text("raise ImportError('libbroken.so')")
+    ended = sweep(tmp_path, "seed=0,1", "prototypes=simplex", "dimension=9", env=env)
+    assert ended.code == 1
+    assert ended.said.count("failed: runs/digits/") == 2, ended.said
+    assert ended.said.count(": ImportError: libbroken.so") == 2, ended.said
+    assert [folder.state() for folder in folders(tmp_path).values()] == [State.failed] * 2
+
+
+def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert Local().environments(1) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    shared = [slot["CUDA_VISIBLE_DEVICES"] for slot in Local(runs_per_gpu=2).environments(1)]
+    assert shared == ["2", "5", "2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cpus = len(os.sched_getaffinity(0))
+    assert Local(slots=1).environments(1) == [{"OMP_NUM_THREADS": str(cpus)}]
+    assert 1 <= len(Local().environments(1)) <= cpus
+    with pytest.raises(UserError, match=r"hydra.launcher.slots=0 is not legal"):
+        Local(slots=0).environments(1)
+
+
+def test_the_record_of_a_sweep_says_how_it_was_launched(tmp_path: Path) -> None:
+    ended = sweep(tmp_path, "seed=0", "max_steps=1")
+    assert ended.code == 0, ended.said
+    (path,) = (tmp_path / "runs" / ".sweeps").glob("*.json")
+    stored = json.loads(path.read_text())
+    assert stored["executor"] == "local"
+    assert stored["settings"]["slots"] == 2
+    assert stored["runs"] == [record.key(folder) for folder in RunFolder.below(tmp_path / "runs")]
