@@ -381,6 +381,7 @@ class _Run:
             "assignment": cfg.assignment.name,
             "loss_name": cfg.loss.name,
             "backbone": cfg.backbone.name,
+            "width": cfg.backbone.width,
             "seconds": self._seconds(),
             "flops": at.images * training_flops(self.model, (data.channels, data.size, data.size), self.device),
             "images_per_second": at.images / max(at.train_seconds, 1e-9),

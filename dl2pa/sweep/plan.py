@@ -1,17 +1,20 @@
 """python -m dl2pa plan: what a sweep consists of and how much of it is done, without training or reading anything."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from dl2pa import config, identity
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
-from dl2pa.sweep import grid
+from dl2pa.sweep import estimate, grid
 from dl2pa.sweep.compose import Composer
+from dl2pa.sweep.look import duration
 from dl2pa.validate import validate
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -56,38 +59,41 @@ def distinct(runs: Iterable[Run]) -> list[Run]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the plan of ``sweep=NAME``; further words replace the sweep's, as behind launch.py -m.
+    """Prints what ``launch.py -m`` would do with the same words: runs, how many are finished, what the rest takes.
 
     Raises:
         UserError: no such sweep, or a job that launch.py would refuse.
     """
-    chosen = [word for word in arguments if word.startswith("sweep=")]
-    if len(chosen) != 1:
+    chosen = [word.removeprefix("sweep=") for word in arguments if word.startswith("sweep=")]
+    hydras = [word for word in arguments if word.lstrip("+~").startswith(("hydra/", "hydra."))]
+    words = [word for word in arguments if word not in hydras and not word.startswith("sweep=")]
+    if len(chosen) > 1 or not arguments:
         raise UserError(
             f"usage: python -m dl2pa plan sweep=NAME KEY=VALUE...; NAME is one of {', '.join(grid.names())}"
         )
-    name = chosen[0].removeprefix("sweep=")
-    jobs = grid.expand(grid.read(name), [word for word in arguments if word not in chosen])
+    jobs = grid.expand(grid.read(chosen[0]) if chosen else grid.Sweep({}, [{}]), words)
+    title = f"sweep={chosen[0]}" if chosen else "-m"
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             runs = distinct(planned(jobs))
         except UserError as error:
-            raise UserError(f"sweep={name}: {error}") from None
-    print("\n".join(_lines(name, len(jobs), runs)))
+            raise UserError(f"{title}: {error}") from None
+        launcher = compose("config", overrides=hydras, return_hydra_config=True).hydra.launcher
+    results = {id(run): result for run in runs if (result := run.folder.result()) is not None}
+    print("\n".join([*_lines(title, len(jobs), runs, results), *_outlook(runs, results, launcher)]))
 
 
-def _lines(name: str, jobs: int, runs: Sequence[Run]) -> list[str]:
+def _lines(title: str, jobs: int, runs: Sequence[Run], results: Mapping[int, Any]) -> list[str]:
     cells: dict[str, list[Run]] = {}
     for run in runs:
         cells.setdefault(identity.group_name(run.cfg), []).append(run)
-    finished = {id(run) for run in runs if run.folder.result() is not None}
     everywhere = set.intersection(*(set(run.words) for run in runs))
     rows = [_COLUMNS]
     for cell in cells.values():
         cfg = cell[0].cfg
         ratio = "" if cfg.imbalance is None else f"{cfg.imbalance:g}"
-        done = sum(id(run) in finished for run in cell)
+        done = sum(id(run) in results for run in cell)
         other = (word for word in cell[0].words if word not in everywhere and word.split("=")[0] not in _SHOWN)
         label = identity.method_label(cfg)
         counts = (str(len(cell)), str(done))
@@ -95,4 +101,34 @@ def _lines(name: str, jobs: int, runs: Sequence[Run]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     merged = f" ({jobs} jobs, of which {jobs - len(runs)} are the same run as another)" if jobs > len(runs) else ""
-    return [f"sweep={name}: {len(runs)} runs{merged} in {len(cells)} cells, {len(finished)} finished", *lines]
+    return [f"{title}: {len(runs)} runs{merged} in {len(cells)} cells, {len(results)} finished", *lines]
+
+
+def _outlook(runs: Sequence[Run], results: Mapping[int, Any], launcher: DictConfig) -> list[str]:
+    """By which code the finished runs were made, and what the others will need."""
+    revisions = Counter(" and ".join(map(str, _revisions(result))) for result in results.values())
+    made = ", ".join(f"{count} by revision {name}" for name, count in revisions.items())
+    lines = [f"finished: {made}{'; mixed revisions' if len(revisions) > 1 else ''}"] if revisions else []
+    left = [run for run in runs if id(run) not in results]
+    if not left:
+        return lines
+    settings = {key: value for key, value in launcher.items() if key not in ("_target_", "executor", "wait")}
+    given = " ".join(f"{key}={value}" for key, value in settings.items() if value not in (None, [], {}))
+    lines.append(f"to run: {len(left)}, hydra/launcher={launcher.executor}{given and f' ({given})'}")
+    speeds = estimate.Speeds.of(estimate.finished_in({Path(run.cfg.runs_dir) for run in runs}))
+    known = [seconds for run in left if (seconds := speeds.seconds(run.cfg)) is not None]
+    if known:
+        gpu = settings.get("gpus_per_node") or settings.get("gres")
+        hours = f", {sum(known) / 3600:.1f} GPU-hours" if gpu else ""
+        lines.append(
+            f"expected: {duration(sum(known))} of one run at a time{hours}, for {len(known)} of {len(left)} runs, by "
+            f"finished runs on {'; '.join(sorted(speeds.hardware))}"
+        )
+    if len(known) < len(left):
+        lines.append(f"no finished run to judge by: {len(left) - len(known)} runs")
+    return lines
+
+
+def _revisions(result: Mapping[str, Any]) -> list[str | None]:
+    found: list[str | None] = result.get("revisions", [result["revision"]])
+    return found

@@ -92,9 +92,15 @@ def test_plan_counts_runs_cells_and_what_is_finished(tmp_path: Path, capsys: pyt
     cfg = compose_config("dataset=cifar100", "assignment.freeze_after=1.0", "dimension=25", "seed=2", runs_dir)
     folder = RunFolder.of(cfg)
     with folder.claimed():
-        folder.write_result({"top1": 50.0})
-    plan.main(["sweep=k8", "seed=1,2", runs_dir])
-    first, heading, *rows = capsys.readouterr().out.splitlines()
+        folder.write_result(
+            {"top1": 50.0, "dataset": "cifar100", "backbone": "resnet32", "width": None, "imbalance": None}
+            | {"epochs": cfg.epochs, "seconds": 3600.0, "hardware": "a GPU", "threads": 4, "revision": "abc"}
+        )
+    plan.main(["sweep=k8", "seed=1,2", runs_dir, "hydra.launcher.slots=3"])
+    first, heading, *rows, made, left, takes = capsys.readouterr().out.splitlines()
+    assert made == "finished: 1 by revision abc"
+    assert left == "to run: 7, hydra/launcher=local (slots=3 runs_per_gpu=1)"
+    assert takes == ("expected: 7:00:00 of one run at a time, for 7 of 7 runs, by finished runs on a GPU, 4 threads")
     assert first == "sweep=k8: 8 runs in 4 cells, 1 finished"
     assert heading.split() == ["dataset", "method", "d", "imbalance", "seeds", "finished"]
     assert [row.split() for row in rows] == [
@@ -104,7 +110,7 @@ def test_plan_counts_runs_cells_and_what_is_finished(tmp_path: Path, capsys: pyt
 
 def test_plan_says_by_what_else_cells_differ(capsys: pytest.CaptureFixture[str]) -> None:
     plan.main(["sweep=k8", "dimension=10", "seed=0", "assignment.every=1,5", "epochs=10"])
-    assert [row.split()[-1] for row in capsys.readouterr().out.splitlines()[2:]] == [
+    assert [row.split()[-1] for row in capsys.readouterr().out.splitlines()[2:4]] == [
         "assignment.every=1",
         "assignment.every=5",
     ]
@@ -127,7 +133,7 @@ def test_a_run_that_two_jobs_come_to_is_planned_once(capsys: pytest.CaptureFixtu
         (["sweep=k8", "method=nothing"], r"sweep=k8: dataset=cifar100 method=nothing .*Could not find"),
         (["sweep=k0"], "sweep=k0 is not legal: use one of"),
         ([], r"usage: .*NAME is one of .*k1"),
-        (["k8"], "usage"),
+        (["k8"], "k8: use KEY=VALUE"),
         (["sweep=k8", "sweep=k9"], "usage"),
     ],
 )
