@@ -225,7 +225,7 @@ class RunFolder:
 
     def job(self) -> str | None:
         """The id of the scheduler's job that the run was submitted with; None where it was not."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
             return str(json.loads((self.path / "job.json").read_text())["id"])
         return None
 
@@ -238,7 +238,7 @@ class RunFolder:
 
     def error(self) -> dict[str, Any] | None:
         """``message`` and ``traceback`` of the error that the last attempt ended in; None where it did not."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
             found: dict[str, Any] = json.loads((self.path / "error.json").read_text())
             return found
         return None

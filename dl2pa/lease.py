@@ -118,7 +118,7 @@ class Lease:
 def last(folder: Path) -> tuple[int, Holder | None]:
     """The number of the last lease and its holder; (0, None) where there never was one."""
     numbers = []
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         numbers = [int(name[6:]) for name in os.listdir(folder) if name.startswith("lease.") and name[6:].isdigit()]
     if not numbers:
         return 0, None
