@@ -185,7 +185,8 @@ class _Slot:
         attempts, offset = self._begun
         if status != 0 and self.folder.attempts() == attempts and self.folder.error() is None:
             said = self.folder.output.read_bytes()[offset:].decode(errors="replace").strip()
-            self.folder.write_error(said or f"exit status {status}")
+            ended = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+            self.folder.write_error(said or f"{ended} before it began")
         self.folder = self._process = None
 
     def terminate(self) -> None:
