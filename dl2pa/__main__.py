@@ -1,15 +1,20 @@
 """python -m dl2pa VERB ...: everything but composing a config, which is launch.py's."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from dl2pa.errors import UserError, told
+from dl2pa.errors import Stopped, UserError, told
+
+if TYPE_CHECKING:
+    from dl2pa.folder import RunFolder
 
 USAGE = """\
 usage: python -m dl2pa VERB ...
 
-  run FOLDER                                   train a prepared run folder, or go on with it, from its frozen config
+  run FOLDER...                                train planned run folders, or go on with them, from their frozen configs
   plan sweep=NAME [KEY=VALUE...]               what a sweep consists of, checked, what is left of it and what it takes
   status DIR [sweep=NAME]                      where runs stand: planned, queued, running, finished, failed or lost
   watch DIR [sweep=NAME]                       the same, until all have ended
@@ -25,7 +30,7 @@ train."""
 
 # verb: module and function, imported when asked for. fetch and mirror are started by sweeps and runs, not by people.
 VERBS = {
-    "run": "dl2pa.__main__:run_folder",
+    "run": "dl2pa.__main__:run_folders",
     "plan": "dl2pa.sweep.plan:main",
     "status": "dl2pa.sweep.verbs:status",
     "watch": "dl2pa.sweep.verbs:watch",
@@ -40,23 +45,43 @@ VERBS = {
 }
 
 
-def run_folder(arguments: Sequence[str]) -> None:
-    """Work one run folder off; what it says and leaves behind is what launch.py with its config would.
+def run_folders(arguments: Sequence[str]) -> None:
+    """Work run folders off, several side by side; what is said and left behind is what launch.py would.
+
+    In a SLURM job, SIGUSR2 (the time limit is near, or the job is preempted) saves and queues the job again.
 
     Raises:
-        UserError: not one folder, not a run folder, or its name is not the id of its config.
+        UserError: not run folders, or a name is not the id of its config.
+        Stopped: by a signal, with everything saved.
     """
+    from dl2pa.folder import RunFolder
+
+    if not arguments:
+        raise UserError("usage: python -m dl2pa run FOLDER...")
+    folders = [RunFolder.existing(path) for path in arguments]
+    try:
+        if len(folders) == 1:
+            _run(folders[0])
+        else:
+            from dl2pa.sweep import local
+
+            local.side_by_side(folders)
+    except Stopped as stopped:
+        if stopped.signal == signal.SIGUSR2:
+            from dl2pa.sweep import slurm
+
+            slurm.requeue()
+        raise
+
+
+def _run(folder: "RunFolder") -> None:
     from dl2pa import identity
     from dl2pa.folder import RunFolder
 
-    if len(arguments) != 1:
-        raise UserError("usage: python -m dl2pa run FOLDER")
-    folder = RunFolder.existing(arguments[0])
     cfg = folder.config()
-    name = identity.run_name(cfg)
     if RunFolder.of(cfg).path != folder.path:
         raise UserError(
-            f"{folder.path}: its config.yaml is that of {cfg.dataset.name}/{name}; "
+            f"{folder.path}: its config.yaml is that of {cfg.dataset.name}/{identity.run_name(cfg)}; "
             f"it was renamed, or edited after it was prepared"
         )
     from dl2pa.run import run

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -20,7 +21,12 @@ class Stopped(SystemExit):
     """A run stopped from outside, everything saved: Python prints the message and exits with status 1.
 
     It is no Exception, because Hydra would go on with the next job of a sweep: Ctrl-C means the sweep.
+    ``signal``: what asked for it.
     """
+
+    def __init__(self, message: str, signal: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 @contextlib.contextmanager

@@ -202,17 +202,16 @@ class RunFolder:
             return State.finished
         if lease.alive(self.path, now):
             return State.running
-        job = self.job()
+        job, holder = self.job(), lease.last(self.path)[1]
+        died = holder is not None and not holder.released
         if job is not None:
             found = "PENDING" if queue is None else queue.get(job, "")
             if found in WAITING:
                 return State.queued
-            if found in STARTING:
+            if found in STARTING and not died:
                 return State.running
         if (self.path / "error.json").exists():
             return State.failed
-        _, holder = lease.last(self.path)
-        died = holder is not None and not holder.released
         return State.lost if died or job is not None else State.planned
 
     def attempts(self) -> int:

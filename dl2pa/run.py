@@ -285,8 +285,6 @@ class _Run:
             result = self._result()
             self.folder.write_result(result)
             self.console.say(f"{_summary(result)}\nrun folder: {self.folder.path}")
-        if self.stop:  # too late for this run, but not for the next of a sweep
-            raise Stopped("stopped after the end of this run")
         return result
 
     def _on_step(self) -> None:
@@ -302,7 +300,8 @@ class _Run:
             self._save()
             assert self.stop.signal is not None
             raise Stopped(
-                f"stopped by {self.stop.signal.name}, nothing lost: the same command goes on with {self.folder.path}"
+                f"stopped by {self.stop.signal.name}, nothing lost: the same command goes on with {self.folder.path}",
+                self.stop.signal,
             )
 
     def _end_epoch(self, loss: float, last: bool) -> None:

@@ -133,10 +133,11 @@ def test_the_state_of_a_folder(tmp_path: Path) -> None:
     assert folder.state() is State.lost
     folder.write_job("12_3")
     assert folder.state({"12_3": "PENDING"}) is State.queued  # requeued after its node was lost
-    assert folder.state({"12_3": "RUNNING"}) is State.running  # about to take the folder over
+    assert folder.state({"12_3": "RUNNING"}) is State.lost  # another run of the same task may go on
     assert folder.state({"12_3": "NODE_FAIL"}) is State.lost
     with folder.claimed():
         assert folder.state({}) is State.running, "what it does itself counts more than the scheduler's word"
+    assert folder.state({"12_3": "RUNNING"}) is State.running  # queued again, and about to take the folder over
     assert folder.state({}) is State.lost  # stopped in good order, but nobody will go on with it
     folder.write_error(ValueError("broken"))
     assert folder.state({"12_3": "FAILED"}) is State.failed

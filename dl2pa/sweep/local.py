@@ -88,9 +88,37 @@ def work_off(
         finally:
             pool.kill()  # a second Ctrl-C comes here first
         display.show(pool.looks())
-    if stop:
+    if stop.signal is not None:
         done = sum(folder.state() is State.finished for folder in folders)
-        raise Stopped(f"stopped, nothing lost: {done} of {len(folders)} runs are finished; the same command goes on")
+        raise Stopped(
+            f"stopped, nothing lost: {done} of {len(folders)} runs are finished; the same command goes on", stop.signal
+        )
+
+
+def side_by_side(folders: Sequence[RunFolder]) -> None:
+    """Train all runs of ``folders`` at once, in one job of a scheduler.
+
+    Raises:
+        UserError: some did not finish.
+        Stopped: by a signal; every run has saved what it had.
+    """
+    # The job is queued again by this process, once, not by each of its runs.
+    without_job = {name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"}
+    with listening() as stop:
+        slots = [_Slot(without_job) for _ in folders]
+        for slot, folder in zip(slots, folders, strict=True):
+            slot.start(folder)
+        while any(slot.busy() for slot in slots) and not stop:
+            time.sleep(POLL)
+        for slot in slots:
+            slot.terminate()
+        for slot in slots:
+            slot.end()
+    left = [folder.run_id for folder in folders if folder.state() is not State.finished]
+    if left and stop.signal is not None:
+        raise Stopped(f"stopped by {stop.signal.name}, nothing lost: {', '.join(left)}", stop.signal)
+    if left:
+        raise UserError(f"{len(left)} of {len(folders)} runs did not finish: {', '.join(left)}")
 
 
 class _Pool:
@@ -100,7 +128,7 @@ class _Pool:
         self._shown = shown
         self._waiting = list(folders)
         self._elsewhere: dict[str, float] = {}  # when a run that another process works on was last looked at
-        self._slots = [_Slot(environment) for environment in slots]
+        self._slots = [_Slot({**os.environ, **environment}) for environment in slots]
         self._looks: dict[str, Look] = {}
 
     def unfinished(self) -> bool:
@@ -151,10 +179,10 @@ class _Pool:
 
 
 class _Slot:
-    """A place for one run at a time."""
+    """A place for one run at a time, whose process gets ``environment``."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = {**os.environ, **environment}
+        self._environment = environment
         self.folder: RunFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None

@@ -112,7 +112,7 @@ def _outlook(runs: Sequence[Run], results: Mapping[int, Any], launcher: DictConf
     left = [run for run in runs if id(run) not in results]
     if not left:
         return lines
-    settings = {key: value for key, value in launcher.items() if key not in ("_target_", "executor", "wait")}
+    settings = {str(key): value for key, value in launcher.items() if key not in ("_target_", "executor", "wait")}
     given = " ".join(f"{key}={value}" for key, value in settings.items() if value not in (None, [], {}))
     lines.append(f"to run: {len(left)}, hydra/launcher={launcher.executor}{given and f' ({given})'}")
     speeds = estimate.Speeds.of(estimate.finished_in({Path(run.cfg.runs_dir) for run in runs}))

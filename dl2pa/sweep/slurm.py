@@ -1,0 +1,158 @@
+"""SLURM: run folders become tasks of job arrays, through submitit; states come from squeue, sacct is not needed.
+
+A task does nothing but become ``python -m dl2pa run FOLDER...``: its exit status, signals and output are the run's own.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dl2pa.errors import UserError
+
+ANSWER = 120  # seconds within which SLURM's commands must have answered
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a task asks SLURM for; null leaves it to SLURM. The names are those of the launcher's keys."""
+
+    timeout_min: int = 240
+    mem_gb: float | None = 3
+    cpus_per_task: int | None = 2
+    gpus_per_node: int | None = None
+    gres: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    array_parallelism: int = 256  # tasks of an array at a time
+    signal_delay_s: int = 90  # before the time limit, at which a run saves and is queued again
+    setup: list[str] = field(default_factory=list)  # shell lines before the task
+    additional_parameters: dict[str, Any] = field(default_factory=dict)  # sbatch's own flags
+    runs_per_gpu: int = 1  # runs side by side in a task
+
+    def for_submitit(self) -> dict[str, Any]:
+        """The parameters that submitit's executor takes."""
+        ours = ("timeout_min", "mem_gb", "runs_per_gpu")
+        given = {key: value for key, value in asdict(self).items() if value is not None and key not in ours}
+        given["time"] = self.timeout_min
+        if self.mem_gb is not None:
+            given["mem"] = f"{round(self.mem_gb * 1024)}MB"
+        # Within a short limit the signal would be due at the start.
+        given["signal_delay_s"] = min(self.signal_delay_s, self.timeout_min * 60 // 3)
+        given["additional_parameters"] = {"requeue": True, **self.additional_parameters}
+        if self.cpus_per_task is not None:
+            # srun does not take it over from sbatch since SLURM 22.05, and torch would use all cores of the node.
+            given["srun_args"] = [f"--cpus-per-task={self.cpus_per_task}"]
+            threads = max(1, self.cpus_per_task // self.runs_per_gpu)
+            given["setup"] = [f"export OMP_NUM_THREADS={threads}", *self.setup]
+        return {**given, "job_name": "dl2pa", "stderr_to_stdout": True}
+
+
+def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> list[str]:
+    """Submit the runs of ``folders``, in as few arrays as the cluster allows.
+
+    Args:
+        logs: where submitit and SLURM write; made if absent, and on a disk that the nodes share.
+
+    Returns:
+        The job of each folder, as squeue -r names it: 12_3.
+
+    Raises:
+        UserError: SLURM is not here, or refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
+    if resources.runs_per_gpu < 1:
+        raise UserError(f"hydra.launcher.runs_per_gpu={resources.runs_per_gpu} is not legal: use an integer from 1 on")
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import SlurmExecutor
+
+    size = resources.runs_per_gpu
+    tasks = [[str(path) for path in folders[start : start + size]] for start in range(0, len(folders), size)]
+    jobs: list[str] = []
+    with _outside_of_a_job():
+        try:
+            executor = SlurmExecutor(logs / "%j")
+            executor.update_parameters(**resources.for_submitit())
+            most = _max_array_size()
+            for start in range(0, len(tasks), most):
+                jobs += [job.job_id for job in executor.map_array(become_run, tasks[start : start + most])]
+        except (FailedJobError, FailedSubmissionError, ValueError) as error:
+            raise UserError(f"hydra/launcher=slurm: {_last_line(str(error))}") from error
+    return [job for job, task in zip(jobs, tasks, strict=True) for _ in task]
+
+
+def become_run(folders: Sequence[str]) -> None:
+    """What a task does, called by submitit. Nothing of submitit remains: it would keep SIGTERM and exit statuses."""
+    os.execv(sys.executable, [sys.executable, "-u", "-m", "dl2pa", "run", *folders])
+
+
+def queue() -> dict[str, str]:
+    """The states of all my jobs, by job id, that SLURM still knows: each task of an array by itself.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    lines = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T").splitlines()
+    return dict(line.strip().split("|", 1) for line in lines if "|" in line)
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Raises UserError if SLURM does not answer. A job that has ended is no error."""
+    _ask("scancel", "--quiet", *jobs)
+
+
+def requeue() -> bool:
+    """Queue this process's own job again, to go on in the same folder; False outside of a job.
+
+    Raises:
+        UserError: SLURM refuses.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
+        return False
+    _ask("scontrol", "requeue", job)
+    return True
+
+
+def _max_array_size() -> int:
+    for line in _ask("scontrol", "show", "config").splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "MaxArraySize":
+            return max(1, int(value))
+    return 1001  # SLURM's default
+
+
+def _ask(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{command[0]}: SLURM does not answer ({error})") from error
+    if done.returncode != 0:
+        raise UserError(f"{command[0]}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """sbatch takes what a surrounding job was given for wishes."""
+    ours = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF"
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(ours)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,160 @@
+"""A real SLURM of two virtual nodes with two GPUs each, on this machine alone, without root's files being touched.
+
+The GPUs are device files that do nothing. Everything lies in one folder and is stopped by pid.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+SECONDS = 60
+
+_SLURM = """\
+ClusterName=lab
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={base}/munge/munge.sock,cred_expire=5
+StateSaveLocation={base}/state
+SlurmdSpoolDir={base}/spool/%n
+SlurmctldPidFile={base}/run/slurmctld.pid
+SlurmdPidFile={base}/run/slurmd.%n.pid
+SlurmctldLogFile={base}/log/slurmctld.log
+SlurmdLogFile={base}/log/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+ReturnToService=2
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_continue
+SlurmctldParameters=preempt_send_user_signal
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+MaxArraySize=11
+KillWait=5
+SlurmdTimeout=10
+SlurmctldTimeout=10
+MinJobAge=300
+GresTypes=gpu
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=4 RealMemory=8000 Gres=gpu:2
+PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 State=UP
+PartitionName=high Nodes=n[1-2] MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+
+def missing() -> str | None:
+    """Why no cluster can be started here, or None."""
+    absent = [name for name in DAEMONS if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]
+    if absent:
+        return f"SLURM is not installed: no {', '.join(absent)}"
+    return None if os.geteuid() == 0 else "starting SLURM's daemons needs root"
+
+
+class Cluster:
+    """A started cluster; commands find it by SLURM_CONF in ``environment``."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.environment = {**os.environ, "SLURM_CONF": str(base / "slurm.conf")}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        for name in ("munge", "state", "spool/n1", "spool/n2", "run", "log", "dev"):
+            (self.base / name).mkdir(parents=True)
+        os.chmod(self.base / "munge", 0o711)  # munged refuses others
+        host = socket.gethostname().split(".")[0]
+        (self.base / "slurm.conf").write_text(_SLURM.format(host=host, base=self.base))
+        for number in (0, 1):
+            subprocess.run(["mknod", "-m", "666", self.base / "dev" / f"gpu{number}", "c", "1", "3"], check=True)
+        (self.base / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={self.base}/dev/gpu[0-1]\n")
+        key = self.base / "munge" / "key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        files = {"socket": "munge.sock", "pid-file": "munge.pid", "log-file": "munge.log", "seed-file": "seed"}
+        words = [f"--{name}={self.base}/munge/{file}" for name, file in files.items()]
+        self._start("munged", "-F", f"--key-file={key}", *words)
+        wait_for(lambda: (self.base / "munge" / "munge.sock").exists())
+        configuration = str(self.base / "slurm.conf")
+        self._start("slurmctld", "-D", "-c", "-f", configuration)
+        for node in ("n1", "n2"):
+            self._nodes[node] = self._start("slurmd", "-D", "-f", configuration, "-N", node)
+        wait_for(lambda: self.ask("sinfo", "-h", "-o", "%D %t").split() == ["2", "idle"])
+
+    def ask(self, *command: str) -> str:
+        """What a SLURM command says; empty while nobody answers."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def states(self) -> dict[str, str]:
+        """The state of every job, by id, each task of an array by itself."""
+        lines = self.ask("squeue", "-h", "-r", "--states=all", "-o", "%i|%T").splitlines()
+        return dict(line.strip().split("|") for line in lines)
+
+    def lose(self, node: str, job: str) -> None:
+        """A node dies: its daemon, and everything of ``job``, which runs there."""
+        self._nodes.pop(node).kill()
+        raw = next(
+            word.removeprefix("JobId=") for word in self.ask("scontrol", "show", "job", job).split() if "JobId=" in word
+        )
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            with contextlib.suppress(psutil.Error):
+                stepd = f"slurmstepd: [{raw}." in " ".join(process.info["cmdline"] or [])
+                if stepd or (process.info["environ"] or {}).get("SLURM_JOB_ID") == raw:
+                    process.kill()
+
+    def stop(self) -> None:
+        self.ask("scancel", "--me")
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self.ask("squeue", "-h"), 15)
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+        for daemon in reversed(self._daemons):
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()  # a slurmd that registers with a dead controller takes no notice of SIGTERM
+                daemon.wait()
+
+    def _start(self, name: str, *words: str) -> "subprocess.Popen[bytes]":
+        path = shutil.which(name) or f"/usr/sbin/{name}"
+        with open(self.base / "log" / f"{name}.out", "ab") as log:
+            daemon = subprocess.Popen(
+                [path, *words], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self._daemons.append(daemon)
+        return daemon
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"it did not come to it within {seconds:g} s"
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def started(base: Path) -> Iterator[Cluster]:
+    cluster = Cluster(base)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()

@@ -1,0 +1,217 @@
+"""Sweeps on a real SLURM: every way in which a job can end, and that nothing is lost by any."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, missing, started, wait_for
+from faults import environment
+from filelock import FileLock
+from processes import LAUNCH, SECONDS, Ended
+
+from dl2pa.folder import RunFolder, State
+from dl2pa.sweep import slurm
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+LONG = 300  # seconds
+WORDS = ("runtime.threads=1", "device=cpu", "hydra/launcher=slurm", "hydra.launcher.gres=gpu:1")
+SMALL = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster for one test; its ports are fixed, so one at a time, whatever pytest-xdist does."""
+    with FileLock(Path(tempfile.gettempdir()) / "dl2pa-slurm-tests.lock"):
+        base = Path(tempfile.mkdtemp(prefix="slurm"))
+        base.chmod(0o755)  # munged wants its socket to be within everybody's reach
+        try:
+            with started(base / "cluster") as running:
+                yield running
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
+
+
+def dl2pa(cluster: Cluster, folder: Path, *words: str, faults: Mapping[str, str] | None = None) -> Ended:
+    """launch.py -m if the first word is -m, else python -m dl2pa."""
+    command = [str(LAUNCH)] if words[0] == "-m" else ["-m", "dl2pa"]
+    done = subprocess.run(
+        [sys.executable, *command, *words],
+        cwd=folder,
+        env={**cluster.environment, **(faults or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+    )
+    return Ended(done.returncode, done.stdout)
+
+
+def seeds(runs_dir: Path) -> dict[int, RunFolder]:
+    return {int(re.search(r"-s(\d+)-", folder.run_id)[1]): folder for folder in RunFolder.below(runs_dir)}  # type: ignore[index]
+
+
+def outcome(folder: RunFolder) -> tuple[object, ...]:
+    """All that a finished run says, but how long it took."""
+    result = folder.result()
+    assert result is not None
+    times = ("seconds", "images_per_second")
+    lines = [{key: line[key] for key in line if key not in times} for line in folder.lines("metrics")]
+    return lines, {key: result[key] for key in result if key not in times}, folder.lines("assignments")
+
+
+def undisturbed(folder: Path, *words: str) -> RunFolder:
+    """The run that launch.py trains here, in one go, with these words."""
+    folder.mkdir()
+    command = [sys.executable, str(LAUNCH), "runtime.threads=1", "device=cpu", *words]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=SECONDS)
+    (found,) = RunFolder.below(folder / "runs")
+    return found
+
+
+def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve runs on four GPUs: one raises, one dies without a word, one is cancelled, one queued again by hand."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    slow = "import time; time.sleep(.05)"
+    faults = environment(
+        tmp_path / "faults",
+        {"-s0-": "1 / (3 - step)", "-s1-": "import os; step == 3 and os._exit(7)", "-s2-": slow, "-s3-": slow},
+    )
+    words = ("dataset=digits_lt", "imbalance=0.1", "seed=range(12)", "epochs=3", *WORDS, *SMALL)
+    ended = dl2pa(cluster, tmp_path, "-m", *words, faults=faults)
+    assert ended.code == 0, ended.said
+    assert "12 runs, 0 finished, 12 to run" in ended.said
+    runs = seeds(tmp_path / "runs")
+    assert len(cluster.states()) == 12, "chunked under MaxArraySize=11"
+    assert {re.sub(r"_\d+$", "", str(folder.job())) for folder in runs.values()} == {
+        re.sub(r"_\d+$", "", job) for job in cluster.states()
+    }
+    again = dl2pa(cluster, tmp_path, "-m", *words, faults=faults)
+    assert "0 to run, 12 queued or running already" in again.said, again.said
+    assert len(cluster.states()) == 12
+
+    wait_for(lambda: all(runs[seed].state(slurm.queue()) is State.running for seed in (2, 3)), LONG)
+    assert "running" in dl2pa(cluster, tmp_path, "status", "runs").said
+    wait_for(lambda: bool(runs[3].lines("metrics")), LONG)
+    cluster.ask("scancel", str(runs[2].job()))
+    cluster.ask("scontrol", "requeue", str(runs[3].job()))
+    wait_for(lambda: runs[3].state(slurm.queue()) is State.queued, LONG)
+
+    def ended_all() -> bool:
+        queue = slurm.queue()
+        return all(folder.state(queue) not in (State.queued, State.running) for folder in runs.values())
+
+    wait_for(ended_all, LONG)
+    queue = slurm.queue()
+    states = {seed: folder.state(queue) for seed, folder in runs.items()}
+    assert states == {0: State.failed, 1: State.lost, 2: State.lost} | {seed: State.finished for seed in range(3, 12)}
+    wait_for(lambda: not cluster.ask("squeue", "-h"))  # SLURM takes a moment more than the run
+    by_slurm = {seed: cluster.states()[str(folder.job())] for seed, folder in runs.items()}
+    assert by_slurm == {0: "FAILED", 1: "FAILED", 2: "CANCELLED"} | {seed: "COMPLETED" for seed in range(3, 12)}
+    assert runs[3].attempts() == 2
+    said = dl2pa(cluster, tmp_path, "status", "runs").said
+    assert "12 runs: 9 finished, 1 failed, 2 lost" in said
+    assert "division by zero" in said
+
+    retried = dl2pa(cluster, tmp_path, "retry", "--failed", "runs")  # without the faults
+    assert retried.code == 0, retried.said
+    assert [runs[seed].state() for seed in (0, 1, 2)] == [State.queued] * 3
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), LONG)
+    for seed in (0, 3):
+        words_of_one = ("dataset=digits_lt", "imbalance=0.1", f"seed={seed}", "epochs=3")
+        assert outcome(runs[seed]) == outcome(undisturbed(tmp_path / f"here{seed}", *words_of_one))
+
+
+def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both notices (SIGUSR2) save and queue the run again, until it is finished; two runs share a task."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.2)"})
+    words = ("seed=0,1", "epochs=8", *WORDS, *SMALL, "hydra.launcher.timeout_min=1", "hydra.launcher.runs_per_gpu=2")
+    assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    assert len({folder.job() for folder in runs.values()}) == 1
+    wait_for(lambda: all(folder.attempts() == 1 for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.state() is State.running for folder in runs.values()), LONG)
+    cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--wrap", "srun sleep 1", "-o", f"{tmp_path}/high.txt")
+    wait_for(lambda: all(folder.state(slurm.queue()) is State.queued for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), LONG)
+    wait_for(lambda: set(cluster.states().values()) == {"COMPLETED"}, LONG)
+    for seed, folder in runs.items():
+        assert folder.attempts() >= 3, "preempted once, and out of time at least once"
+        assert outcome(folder) == outcome(undisturbed(tmp_path / f"here{seed}", f"seed={seed}", "epochs=8"))
+
+
+def test_a_lost_node(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is begun again where there is room, from its last checkpoint."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.05)"})
+    assert dl2pa(cluster, tmp_path, "-m", "seed=0", "epochs=10", *WORDS, *SMALL, faults=faults).code == 0
+    (folder,) = seeds(tmp_path / "runs").values()
+    job = str(folder.job())
+    wait_for(lambda: bool(folder.lines("metrics")), LONG)
+    node = cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%N")
+    cluster.lose(node, job)
+    wait_for(lambda: folder.state(slurm.queue()) is State.lost, 30)
+    wait_for(lambda: folder.state(slurm.queue()) is State.queued, LONG)
+    wait_for(lambda: folder.state(slurm.queue()) is State.finished, LONG)
+    assert folder.attempts() == 2
+    assert cluster.ask("squeue", "-h", "-r", "--states=all", "-j", job, "-o", "%N") != node
+    assert outcome(folder) == outcome(undisturbed(tmp_path / "here", "seed=0", "epochs=10"))
+
+
+def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
+    """cancel forgets the jobs: what is left is planned; the same command with wait=true goes on and comes back."""
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.05)"})
+    words = ("seed=range(6)", "epochs=2", *WORDS, *SMALL)
+    assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: any(folder.attempts() for folder in runs.values()), LONG)
+    said = dl2pa(cluster, tmp_path, "cancel", "runs").said
+    assert "runs to stop" in said
+    wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
+    assert [folder.state() for folder in runs.values()] == [State.planned] * 6
+    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true")
+    assert ended.code == 0, ended.said
+    assert [folder.state() for folder in runs.values()] == [State.finished] * 6
+
+
+def test_what_is_submitted(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sbatch text, as it was recorded; and what surrounds it when it is submitted from within a job."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("SBATCH_PARTITION", "there-is-none")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    resources = slurm.Resources(
+        timeout_min=30, gres="gpu:1", partition="gpu", setup=["echo ready"], additional_parameters={"comment": "a test"}
+    )
+    folders = [tmp_path / "runs" / "digits" / f"run-{number}" for number in range(3)]
+    jobs = slurm.submit(folders, resources, tmp_path / "logs")
+    assert [job.split("_")[1] for job in jobs] == ["0", "1", "2"]
+    assert os.environ["SLURM_JOB_ID"] == "7", "put back"
+    cluster.ask("scancel", "--me")
+    (text,) = {path.read_text() for path in (tmp_path / "logs").rglob("*.sh")}
+    text = text.replace(str(tmp_path), "BASE").replace(sys.executable, "PYTHON")
+    assert text == Path(__file__).with_name("sbatch.txt").read_text()
+
+
+def test_without_an_answer(cluster: Cluster, tmp_path: Path) -> None:
+    """A partition that is not there, a cluster that is not there, no SLURM at all: a line each."""
+    said = dl2pa(cluster, tmp_path, "-m", "seed=0", *WORDS, "hydra.launcher.partition=nonsense").said
+    assert "hydra/launcher=slurm: " in said
+    assert "invalid partition" in said
+    assert "Traceback" not in said
+    (folder,) = RunFolder.below(tmp_path / "runs")
+    assert folder.state() is State.planned
+    folder.write_job("1_0")
+    no_slurm = {"PATH": "/nonexistent"}
+    ended = dl2pa(cluster, tmp_path, "status", "runs", faults=no_slurm)
+    assert ended.code == 1
+    assert "squeue: SLURM does not answer" in ended.said
+    folder.write_job(None)
+    ended = dl2pa(cluster, tmp_path, "-m", "seed=0", *WORDS, faults=no_slurm)
+    assert "there is no sbatch on this machine; hydra/launcher=local works here" in ended.said
