@@ -21,6 +21,7 @@ usage: python -m dl2pa VERB ...
   retry --failed DIR [sweep=NAME]              work off again what failed or was lost, as it was before
   cancel DIR [sweep=NAME]                      stop what is queued or running; nothing is lost
   logs RUN                                     what a run said, and how it ended
+  report DIR... --out OUT [baseline=ROW]       finished runs as CSV, tables, figures and one page that sorts and hovers
   prototypes num_classes=C dimension=D kind=K  build prototypes, keep them, print how good they are
   predict RUN IMAGE... [top=5]                 the likeliest classes of images, by a finished run
   sync RUN... [project=P] [entity=E]           mirror finished or stopped runs to Weights & Biases
@@ -37,6 +38,7 @@ VERBS = {
     "retry": "dl2pa.sweep.verbs:retry",
     "cancel": "dl2pa.sweep.verbs:cancel",
     "logs": "dl2pa.sweep.verbs:logs",
+    "report": "dl2pa.report.command:main",
     "fetch": "dl2pa.__main__:fetch",
     "prototypes": "dl2pa.prototypes.command:main",
     "predict": "dl2pa.predict:main",

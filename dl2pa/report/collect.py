@@ -1,0 +1,141 @@
+"""Finished runs as cells: what a table shows once, whatever the number of its seeds."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder
+from dl2pa.identity import NOT_IDENTITY
+from dl2pa.sweep import record
+
+# Of a config: what has a column of its own, or belongs to the data set.
+_COLUMNS = ("seed", "dimension", "imbalance", "dataset", "method.name", "method.variant")
+
+
+@dataclass
+class Cell:
+    """The runs that differ by their seed alone. ``missing``: how many more are planned."""
+
+    dataset: str
+    method: str
+    dimension: int
+    imbalance: float | None
+    backbone: str
+    config: Mapping[str, Any]  # flat: assignment.every -> 1
+    results: list[dict[str, Any]] = field(default_factory=list)
+    folders: list[RunFolder] = field(default_factory=list)  # of the results
+    missing: int = 0
+    label: str = ""  # of its row: no two cells with one data set, dimension and imbalance share it
+
+    def values(self, key: str) -> list[float]:
+        return [result[key] for result in self.results if result.get(key) is not None]
+
+    def mean(self, key: str = "top1") -> float | None:
+        found = self.values(key)
+        return mean(found) if found else None
+
+    def std(self, key: str = "top1") -> float | None:
+        """Of the sample (n - 1); None for a single run."""
+        found = self.values(key)
+        return stdev(found) if len(found) > 1 else None
+
+    def mixed(self) -> list[str]:
+        """What its runs do not share though it may change results, or is code: a reader should know."""
+        found = {
+            name: {str(result.get(name)) for result in self.results}
+            for name in ("precision", "threads", "hardware", "revision")
+        }
+        interrupted = any(len(result.get("revisions", [])) > 1 for result in self.results)
+        return [name for name, values in found.items() if len(values) > 1 or (name == "revision" and interrupted)]
+
+
+def collect(directories: Iterable[str | Path], sweep: str | None = None, over: Sequence[str] = ()) -> list[Cell]:
+    """The cells of all runs in some runs_dirs or run folders, labelled, in the order of their names.
+
+    Args:
+        sweep: only the runs of this sweep.
+        over: keys (prototypes.seed) that are averaged over like the seed.
+
+    Raises:
+        UserError: there are no runs, or a result cannot be read.
+    """
+    cells: dict[tuple[Any, ...], Cell] = {}
+    configs: dict[str, dict[str, Any]] = {}  # one a group: reading one takes 3 ms
+    seen: set[Path] = set()
+    for folder in (folder for directory in directories for folder in record.folders_of(directory, sweep)):
+        if folder.path in seen:
+            continue
+        seen.add(folder.path)
+        result = folder.result()
+        group = folder.group() if result is None else result["group"]
+        if group not in configs:
+            configs[group] = _flat(folder.frozen(), over)
+        config = configs[group]
+        key = tuple(sorted((name, str(value)) for name, value in config.items()))
+        if key not in cells:
+            cells[key] = _cell(config)
+        if result is None:
+            cells[key].missing += 1
+        else:
+            cells[key].results.append(result)
+            cells[key].folders.append(folder)
+    found = sorted(cells.values(), key=lambda cell: (cell.dataset, cell.method, cell.imbalance or 0, cell.dimension))
+    _label(found)
+    return found
+
+
+def _cell(config: Mapping[str, Any]) -> Cell:
+    variant = config.get("method.variant")
+    return Cell(
+        dataset=config["dataset.name"],
+        method=config["method.name"] + (f".{variant}" if variant else ""),
+        dimension=config["dimension"],
+        imbalance=config["imbalance"],
+        backbone=config["backbone.name"],
+        config=config,
+    )
+
+
+def _flat(values: Mapping[str, Any], over: Sequence[str]) -> dict[str, Any]:
+    """Leaves by their dotted names, without what changes no result, the seed, and the keys of ``over``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in NOT_IDENTITY or name == "seed":
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": leaf for inner, leaf in value.items()}
+        else:
+            found[name] = value
+    found.pop("dataset.default_dimension", None)
+    if unknown := [name for name in over if name not in found]:
+        raise UserError(f"over={','.join(unknown)}: no such key of a run's config")
+    return {name: value for name, value in found.items() if name not in over}
+
+
+def _label(cells: Sequence[Cell]) -> None:
+    """A row is a method, and whatever else tells apart two cells that would stand in one place of a table."""
+    places: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        places[cell.dataset, cell.method, cell.dimension, cell.imbalance].append(cell)
+    telling: dict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)  # ordered
+    for (dataset, method, *_), rivals in places.items():
+        for name in rivals[0].config if len(rivals) > 1 else ():
+            by_option: dict[str, set[str]] = defaultdict(set)
+            for cell in rivals:
+                by_option[_option(cell, name)].add(str(cell.config.get(name)))
+            telling[dataset, method] |= {
+                (name, option): None for option, values in by_option.items() if len(values) > 1
+            }
+    for cell in cells:
+        names = [name for name, option in telling[cell.dataset, cell.method] if option == _option(cell, name)]
+        cell.label = " ".join([cell.method, *(f"{name}={cell.config.get(name)}" for name in names)])
+
+
+def _option(cell: Cell, name: str) -> str:
+    """Of a key in a group its option: where assignment.name differs, it says what differs by nature beside it."""
+    group, _, key = name.partition(".")
+    return "" if key in ("", "name") else str(cell.config.get(f"{group}.name"))

@@ -1,0 +1,96 @@
+"""Figures as PNG and PDF."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from dl2pa.report.figures import Figure, Series
+
+# Okabe and Ito (2008): told apart with any colour vision; markers tell on where there are more rows than colours.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+MARKERS = "osD^vP*X"
+
+
+def styles(found: Sequence[Figure]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each label, the same in all figures."""
+    labels = dict.fromkeys(series.label for figure in found for series in figure.series)
+    markers = [marker for marker in MARKERS for _ in COLOURS]
+    return dict(zip(labels, zip(cycle(COLOURS), cycle(markers), strict=False), strict=False))
+
+
+def draw(figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]]) -> None:
+    """Writes NAME.png and NAME.pdf."""
+    tall = min(12.0, max(3.2, 0.16 * len(figure.rows)))
+    drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0), layout="constrained")
+    {"line": _line, "bar": _bar, "scatter": _scatter, "map": _map}[figure.kind](axes, figure, style)
+    axes.set(title=figure.title, xlabel=figure.x, ylabel=figure.y)
+    axes.title.set_fontsize(10)
+    if figure.kind != "map" and len(figure.series) > 1:
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    for ending in ("png", "pdf"):
+        drawn.savefig(folder / f"{figure.name}.{ending}", dpi=160)
+    plt.close(drawn)
+
+
+def _line(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:
+    for series in figure.series:
+        colour, marker = style[series.label]
+        axes.errorbar(
+            series.x, series.y, yerr=_bars(series), label=series.label, color=colour, marker=marker, markersize=4,
+            capsize=2, linewidth=1.2,
+        )  # fmt: skip
+    if figure.log_x:
+        ticks = sorted({x for series in figure.series for x in series.x})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    axes.grid(alpha=0.25)
+
+
+def _bar(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:
+    width = 0.85 / len(figure.series)
+    for number, series in enumerate(figure.series):
+        places = [at + (number - (len(figure.series) - 1) / 2) * width for at in range(len(series.x))]
+        axes.bar(places, series.y, width, yerr=_bars(series), label=series.label, color=style[series.label][0],
+                 hatch="//" if style[series.label][1] != MARKERS[0] else None, capsize=2)  # fmt: skip
+    axes.set_xticks(range(len(figure.series[0].x)), figure.series[0].x)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def _scatter(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:
+    for series in figure.series:
+        colour, marker = style[series.label]
+        axes.plot(series.x, series.y, label=series.label, color=colour, marker=marker, markersize=4, linestyle="none")
+        if len(figure.series) == 1 and len(series.text) <= 100:  # prototypes: each has its class beside it
+            for x, y, word in zip(series.x, series.y, series.text, strict=True):
+                axes.annotate(word, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=6)
+    if figure.log_x:
+        axes.set_xscale("log")
+    axes.grid(alpha=0.25)
+
+
+def _map(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:
+    values = [[float("nan") if value is None else value for value in row] for row in figure.values]
+    image = axes.imshow(values, aspect="auto", cmap="twilight" if figure.unit == "prototype" else "viridis")
+    axes.figure.colorbar(image, label=figure.unit)
+    step = max(1, len(figure.columns) // 20)
+    axes.set_xticks(range(0, len(figure.columns), step), figure.columns[::step])
+    axes.set_yticks(range(len(figure.rows)), figure.rows, fontsize=8 if len(figure.rows) <= 30 else 4)
+    if len(figure.rows) * len(figure.columns) <= 60 and figure.unit != "prototype":
+        for row, line in enumerate(figure.values):
+            for column, value in enumerate(line):
+                if value is not None:
+                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="w", fontsize=8)
+
+
+def _bars(series: Series) -> list[float] | None:
+    """A single run has no deviation to draw; among others that have one its bar has no length."""
+    if not any(deviation is not None for deviation in series.deviation):
+        return None
+    return [deviation or 0.0 for deviation in series.deviation]

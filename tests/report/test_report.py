@@ -1,0 +1,233 @@
+"""python -m dl2pa report on runs whose every number is known."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from composing import compose_config
+from scipy.stats import ttest_ind
+
+from dl2pa import identity
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder
+from dl2pa.report import command, stats, tables
+from dl2pa.report.collect import Cell, collect
+from dl2pa.sweep import record
+
+TOP1 = {"psc": 60.0, "dl2pa": 64.0}  # at d = 10; one more for each dimension beyond
+
+
+def write(runs_dir: Path, *words: str, top1: float, finished: bool = True, **more: Any) -> RunFolder:
+    """A run folder as a run leaves it behind, without training: these are tests of adding up."""
+    cfg = compose_config(*words, f"runs_dir={runs_dir}", f"data_root={runs_dir}/data")
+    folder = RunFolder.of(cfg)
+    folder.plan(cfg)
+    if not finished:
+        return folder
+    moves = cfg.prototypes.kind != "none"
+    classes = cfg.dataset.num_classes
+    result = {
+        "run_id": folder.run_id, "group": identity.group_name(cfg), "dataset": cfg.dataset.name,
+        "method": identity.method_label(cfg), "imbalance": cfg.imbalance, "dimension": cfg.dimension,
+        "seed": cfg.seed, "epochs": cfg.epochs, "top1": top1, "macro": top1, "top1_best": top1 + 1,
+        "head": top1 + 5, "medium": top1, "tail": top1 - 5, "means_top1": top1, "ece": 0.1,
+        "moved": [3.0, 1.0, 0.0] if moves else [], "prototypes": cfg.prototypes.kind, "backbone": cfg.backbone.name,
+        "seconds": 60.0, "flops": 1e12 * cfg.dimension, "hardware": "a processor", "precision": "fp32", "threads": 1,
+        "revision": "abc", "revisions": ["abc"],
+    }  # fmt: skip
+    folder.write_result({**result, **more})
+    for epoch in (1, 2, 3):
+        order = np.roll(np.arange(classes), epoch).tolist()
+        folder.append("assignments", {"epoch": epoch, "assignment": order})
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """psc and dl2pa on CIFAR-100-LT at two dimensions and imbalances, three seeds each, one of them not finished."""
+    for method, base in TOP1.items():
+        for d in (10, 20):
+            for ratio in (0.01, 0.02):
+                for seed in (0, 1, 2):
+                    words = ("dataset=cifar100_lt", f"method={method}", f"dimension={d}", f"imbalance={ratio}")
+                    unfinished = (method, d, ratio, seed) == ("psc", 20, 0.02, 2)
+                    top1 = base + (d - 10) / 10 + seed
+                    write(
+                        tmp_path / "runs", *words, "backbone.neck=linear", f"seed={seed}", top1=top1,
+                        finished=not unfinished,
+                    )  # fmt: skip
+    return tmp_path / "runs"
+
+
+def cell(cells: list[Cell], method: str, d: int, ratio: float | None) -> Cell:
+    (found,) = [
+        cell for cell in cells if (cell.method.split(".")[0], cell.dimension, cell.imbalance) == (method, d, ratio)
+    ]
+    return found
+
+
+def test_cells_are_what_differs_by_the_seed_alone(runs: Path) -> None:
+    cells = collect([runs])
+    assert len(cells) == 8
+    assert cell(cells, "dl2pa", 20, 0.01).values("top1") == [65.0, 66.0, 67.0]
+    assert cell(cells, "dl2pa", 20, 0.01).mean() == 66.0
+    assert cell(cells, "dl2pa", 20, 0.01).std() == 1.0
+    unfinished = cell(cells, "psc", 20, 0.02)
+    assert (len(unfinished.results), unfinished.missing) == (2, 1)
+
+
+def test_the_tables(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main([str(runs), "--out", str(tmp_path / "out"), "baseline=psc.cos_scaled", "figures=false"])
+    said = (tmp_path / "out" / "tables.md").read_text()
+    assert said in capsys.readouterr().out
+    (row,) = [line for line in said.splitlines() if line.startswith("| dl2pa |")]
+    p = ttest_ind([64, 65, 66], [60, 61, 62], equal_var=False).pvalue
+    shown = [part.strip() for part in row.strip("|").split("|")]
+    assert shown[1] == f"65.00 ± 1.00 (3) p {3 * p:.3f}*", "four cells, of which three can be tested"
+    (row,) = [line for line in said.splitlines() if line.startswith("| psc")]
+    assert [part.strip() for part in row.strip("|").split("|")][1:] == [
+        "61.00 ± 1.00 (3)", "61.50 ± 0.71 (2/3)", "61.00 ± 1.00 (3)", "62.00 ± 1.00 (3)",
+    ]  # fmt: skip
+    assert r"65.00 $\pm$ 1.00 (3)" in (tmp_path / "out" / "tables.tex").read_text()
+    lines = list(csv.DictReader((tmp_path / "out" / "runs.csv").open()))
+    assert len(lines) == 23
+    assert {line["method"] for line in lines} == {"psc.cos_scaled", "dl2pa"}
+    by_cell = list(csv.DictReader((tmp_path / "out" / "cells.csv").open()))
+    assert sum(int(line["n"]) for line in by_cell) == 23
+    assert [line["missing"] for line in by_cell].count("1") == 1
+
+
+def test_what_is_published_stands_beside_and_doubt_is_marked(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        words = ("dataset=cifar100", "dimension=10", f"seed={seed}")
+        write(tmp_path, *words, "method=dl2pa", top1=58.21 + seed - 1)
+        write(tmp_path, *words, "method=psc", "method.variant=cos_unscaled", top1=30.0)
+    (table,) = tables.tables(collect([tmp_path]))
+    column = table.columns[0]
+    assert tables.text(table, "dl2pa", column) == "58.21 ± 1.00 (3) | 57.21 +1.00"
+    assert tables.text(table, "psc.cos_unscaled", column) == "30.00 ± 0.00 (3) | 25.67? +4.33"
+
+
+def test_a_single_run_has_no_deviation_and_mixed_cells_are_marked(tmp_path: Path) -> None:
+    write(tmp_path, "dataset=digits", "seed=0", top1=90.0)
+    (table,) = tables.tables(collect([tmp_path]))
+    assert tables.text(table, "dl2pa", table.columns[0]) == "90.00 (1)"
+    write(tmp_path, "dataset=digits", "seed=1", top1=92.0, precision="bf16")
+    (table,) = tables.tables(collect([tmp_path]))
+    assert tables.text(table, "dl2pa", table.columns[0]) == "91.00 ± 1.41 (2)~"
+
+
+def test_rows_say_by_what_they_differ(tmp_path: Path) -> None:
+    write(tmp_path, "dataset=digits", "assignment.every=1", top1=90.0)
+    write(tmp_path, "dataset=digits", "assignment.every=5", top1=91.0)
+    write(tmp_path, "dataset=digits", "assignment=static", top1=89.0)
+    assert {cell.label for cell in collect([tmp_path])} == {
+        "dl2pa assignment.name=hungarian assignment.every=1",
+        "dl2pa assignment.name=hungarian assignment.every=5",
+        "dl2pa assignment.name=static",
+    }
+
+
+def test_averaged_over_another_seed(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path, "dataset=digits", f"assignment.seed={number}", top1=90.0 + number)
+    assert len(collect([tmp_path])) == 3
+    (one,) = collect([tmp_path], over=["assignment.seed"])
+    assert sorted(one.values("top1")) == [90.0, 91.0, 92.0]
+    with pytest.raises(UserError, match=r"over=assignment.sed: no such key"):
+        collect([tmp_path], over=["assignment.sed"])
+
+
+def test_one_sweep_of_a_runs_dir(tmp_path: Path) -> None:
+    folders = [write(tmp_path, "dataset=digits", f"seed={seed}", top1=90.0) for seed in range(3)]
+    record.write(tmp_path, record.Record("mine", [record.key(folder) for folder in folders[:2]]))
+    (one,) = collect([tmp_path], sweep="mine")
+    assert len(one.results) == 2
+
+
+def test_holm() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm 1979's procedure
+    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["{runs}"], "usage: python -m dl2pa report"),
+        (["--out", "{out}"], "usage"),
+        (["{runs}", "--out"], "usage"),
+        (["{runs}", "--out", "{out}", "colour=red"], "colour=red is not legal"),
+        (["{runs}", "--out", "{out}", "baseline=nobody"], "baseline=nobody is not legal: use one of dl2pa"),
+        (["{runs}", "--out", "{out}", "sweep=none"], "no sweep of"),
+        (["{out}", "--out", "{out}"], "neither a run folder nor a runs_dir"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, words: list[str], problem: str) -> None:
+    write(tmp_path / "runs", "dataset=digits", top1=90.0)
+    places = {"runs": str(tmp_path / "runs"), "out": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=problem) as error:
+        command.main([word.format(**places) for word in words])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_pictures_and_page(runs: Path, tmp_path: Path) -> None:
+    """Every kind of figure is made; the page needs nothing but itself, sorts, and says what lies under the pointer."""
+    out = tmp_path / "out"
+    command.main([str(runs), "--out", str(out)])
+    made = {path.name for path in (out / "figures").iterdir()}
+    for start in ("dimension-", "imbalance-", "map-", "splits-", "moves-", "owners-", "flops-", "prototypes-"):
+        assert any(name.startswith(start) and name.endswith(".png") for name in made), start
+    assert len([name for name in made if name.endswith(".pdf")]) == len(made) / 2
+    page = (out / "index.html").read_text()
+    assert not re.search(r"<(script|img|iframe)[^>]*\bsrc=|<link\b", page), "everything is in the page"
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed: sorting and hovering were not tried")
+    probe = """<script>window.onload = () => {
+      const head = document.querySelectorAll("th")[1]; head.click();
+      const column = () => [...document.querySelectorAll("table")[0].tBodies[0].rows].map(r => r.cells[0].textContent);
+      const down = column(); head.click(); const up = column();
+      const plot = document.querySelector(".plotly-graph-div");
+      Plotly.Fx.hover(plot, [{curveNumber: 0, pointNumber: 0}]);
+      setTimeout(() => { const told = [...plot.querySelectorAll(".hovertext text")].map(t => t.textContent).join(" ");
+        document.body.innerHTML = "<pre>" + JSON.stringify({down, up, told}) + "</pre>"; }, 500);
+    };</script></html>"""
+    (out / "probe.html").write_text(page.replace("</html>", probe))
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
+         "--virtual-time-budget=20000", "--dump-dom", f"file://{out}/probe.html"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    told = json.loads(found[1])
+    assert told["down"] == ["dl2pa", "psc.cos_scaled"]
+    assert told["up"] == ["psc.cos_scaled", "dl2pa"]
+    assert "top-1 %" in told["told"]
+    assert "n = 3" in told["told"]
+
+
+@pytest.mark.slow
+def test_many_runs(tmp_path: Path) -> None:
+    """300 runs, each folder a copy that differs in its seed: what they come to is right, whatever their number."""
+    first = write(tmp_path, "dataset=digits", "seed=0", top1=90.0)
+    for seed in range(1, 300):
+        folder = tmp_path / "digits" / first.run_id.replace("-s0-", f"-s{seed}-")
+        shutil.copytree(first.path, folder)
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "seed": seed, "top1": 90.0 + seed % 2}))
+    began = time.monotonic()
+    (one,) = collect([tmp_path])
+    assert time.monotonic() - began < 60  # it hangs, if not
+    assert len(one.results) == 300
+    assert one.mean() == pytest.approx(90.5)
+    assert one.std() == pytest.approx(0.5 * math.sqrt(300 / 299))
