@@ -23,7 +23,7 @@ from dl2pa.folder import RunFolder, State
 ROOT = Path(__file__).parents[1]
 RUNS = ["method=dl2pa,psc", "seed=0,1", "epochs=6", "runtime.threads=1", "device=cpu"]
 MOMENTS = 9.0  # seconds after the start of the pool within which the kill falls
-TIMES = ("seconds", "images_per_second", "revisions")
+TIMES = ("seconds", "images_per_second", "revision", "revisions")
 
 
 def start(runs_dir: Path) -> "subprocess.Popen[str]":

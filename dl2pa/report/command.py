@@ -43,7 +43,7 @@ def _pictures(cells: Sequence[Cell], found: Sequence[tables.Table], out: Path) -
     owners: dict[tuple[str, str], Cell] = {}
     for cell in cells:
         if cell.results and cell.config["prototypes.kind"] != "none":
-            owners.setdefault((cell.dataset, cell.method), cell)
+            owners.setdefault((cell.dataset, cell.config["prototypes.kind"]), cell)
     shown += [figure for cell in owners.values() if (figure := figures.prototypes(cell)) is not None]
     style = draw.styles(shown)
     with writing(out):

@@ -1,5 +1,6 @@
 """Figures as PNG and PDF."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -27,14 +28,16 @@ def styles(found: Sequence[Figure]) -> dict[str, tuple[str, str]]:
 def draw(figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]]) -> None:
     """Writes NAME.png and NAME.pdf."""
     tall = min(12.0, max(3.2, 0.16 * len(figure.rows)))
-    drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0), layout="constrained")
+    drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0), layout="tight")
     {"line": _line, "bar": _bar, "scatter": _scatter, "map": _map}[figure.kind](axes, figure, style)
     axes.set(title=figure.title, xlabel=figure.x, ylabel=figure.y)
     axes.title.set_fontsize(10)
     if figure.kind != "map" and len(figure.series) > 1:
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+        handles, labels = axes.get_legend_handles_labels()
+        wrapped = [textwrap.fill(label, 40) for label in labels]
+        axes.legend(handles, wrapped, fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     for ending in ("png", "pdf"):
-        drawn.savefig(folder / f"{figure.name}.{ending}", dpi=160)
+        drawn.savefig(folder / f"{figure.name}.{ending}", dpi=160, bbox_inches="tight")
     plt.close(drawn)
 
 
@@ -77,7 +80,7 @@ def _scatter(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -
 
 def _map(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:
     values = [[float("nan") if value is None else value for value in row] for row in figure.values]
-    image = axes.imshow(values, aspect="auto", cmap="twilight" if figure.unit == "prototype" else "viridis")
+    image = axes.imshow(values, aspect="auto", cmap="turbo" if figure.unit == "prototype" else "viridis")
     axes.figure.colorbar(image, label=figure.unit)
     step = max(1, len(figure.columns) // 20)
     axes.set_xticks(range(0, len(figure.columns), step), figure.columns[::step])

@@ -83,7 +83,8 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
             found += _map(label, same, where, stem)
         if moves := _moves(mine):
             found.append(Figure(f"moves-{stem}", where, "line", "epoch", "classes moved", moves))
-        found += [figure for cell in mine for figure in _owners(cell, where, stem)]
+        moved = _grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
+        found += [figure for same in moved.values() for figure in _owners(same[0], where, stem)]
     return found
 
 
@@ -124,7 +125,8 @@ def _costs(cells: Sequence[Cell]) -> list[Series]:
         if results:
             words = [f"{run['epochs']} epochs, {run['seconds']:.0f} s" for run in results]
             made.append(Series(label, [run["flops"] for run in results], [run["top1"] for run in results], (), words))
-    return made if len({x for series in made for x in series.x}) > 1 else []
+    costs = [x for series in made for x in series.x]
+    return made if costs and max(costs) > 1.05 * min(costs) else []  # heads alone hardly differ
 
 
 def _map(label: str, cells: Sequence[Cell], where: str, stem: str) -> list[Figure]:
@@ -159,7 +161,7 @@ def _moves(cells: Sequence[Cell]) -> list[Series]:
 def _owners(cell: Cell, where: str, stem: str) -> list[Figure]:
     """Who moved where: the prototype that each class owns, epoch by epoch, in the cell's first run."""
     lines = cell.folders[0].lines("assignments")
-    if len(lines) < 2 or not any(cell.results[0].get("moved", ())):
+    if len(lines) < 2:
         return []
     names = cell.folders[0].classes() or [str(number) for number in range(len(lines[0]["assignment"]))]
     ratio = "" if cell.imbalance is None else f"-imb{cell.imbalance:g}"

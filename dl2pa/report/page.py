@@ -6,6 +6,7 @@ plotly.js (5 MB, in the page) draws: values under the pointer, zoom and rows tha
 import html
 from collections.abc import Mapping, Sequence
 
+from dl2pa.report.draw import MARKERS
 from dl2pa.report.figures import Figure, Series
 from dl2pa.report.tables import NOTES, Table, text
 
@@ -70,7 +71,7 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
 
     if figure.kind == "map":
         hover = f"{figure.y} %{{y}}<br>{figure.x} %{{x}}<br>{figure.unit} %{{z}}<extra></extra>"
-        colours = "Twilight" if figure.unit == "prototype" else "Viridis"
+        colours = "Turbo" if figure.unit == "prototype" else "Viridis"
         traces = [
             go.Heatmap(
                 z=figure.values, x=figure.columns, y=figure.rows, colorscale=colours, hovertemplate=hover,
@@ -78,7 +79,7 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
             )
         ]  # fmt: skip
     else:
-        traces = [_trace(series, figure, style[series.label][0]) for series in figure.series]
+        traces = [_trace(series, figure, *style[series.label]) for series in figure.series]
     drawn = go.Figure(traces)
     drawn.update_layout(title=figure.title, template="simple_white", xaxis_title=figure.x, yaxis_title=figure.y)
     if figure.kind == "map":
@@ -89,7 +90,13 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
     return f"<div class=plot>{inner}</div>"
 
 
-def _trace(series: Series, figure: Figure, colour: str) -> "object":
+# matplotlib's markers as plotly names them; bars of a second round of colours are hatched.
+_SYMBOLS = dict(
+    zip(MARKERS, ("circle", "square", "diamond", "triangle-down", "triangle-up", "cross", "star", "x"), strict=True)
+)
+
+
+def _trace(series: Series, figure: Figure, colour: str, marker: str) -> "object":
     import plotly.graph_objects as go
 
     deviations = [0.0 if value is None else value for value in series.deviation]
@@ -103,11 +110,13 @@ def _trace(series: Series, figure: Figure, colour: str) -> "object":
     hover = f"{series.label}<br>{figure.x} %{{x}}<br>{figure.y} %{{y:.2f}}<br>%{{text}}<extra></extra>"
     if figure.kind == "bar":
         return go.Bar(
-            x=series.x, y=series.y, error_y=bars, name=series.label, marker_color=colour, hovertext=words,
+            x=series.x, y=series.y, error_y=bars, name=series.label, hovertext=words,
+            marker={"color": colour, "pattern": {"shape": "" if marker == MARKERS[0] else "/"}},
             hovertemplate=hover.replace("%{text}", "%{hovertext}"),
         )  # fmt: skip
-    mode = "markers" if figure.kind == "scatter" else "lines+markers"
+    named = figure.kind == "scatter" and len(figure.series) == 1 and len(series.x) <= 100  # prototypes
+    mode = "markers+text" if named else "markers" if figure.kind == "scatter" else "lines+markers"
     return go.Scatter(
         x=series.x, y=series.y, error_y=bars, name=series.label, mode=mode, text=words, hovertemplate=hover,
-        marker_color=colour,
+        marker={"color": colour, "symbol": _SYMBOLS[marker], "size": 7}, textposition="top center",
     )  # fmt: skip

@@ -61,7 +61,7 @@ def outcome(folder: RunFolder) -> tuple[object, ...]:
     """All that a finished run says, but how long it took."""
     result = folder.result()
     assert result is not None
-    times = ("seconds", "images_per_second")
+    times = ("seconds", "images_per_second", "revision", "revisions")  # the work tree may change meanwhile
     lines = [{key: line[key] for key in line if key not in times} for line in folder.lines("metrics")]
     return lines, {key: result[key] for key in result if key not in times}, folder.lines("assignments")
 
@@ -175,7 +175,9 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     said = dl2pa(cluster, tmp_path, "cancel", "runs").said
     assert "runs to stop" in said
     wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
-    assert [folder.state() for folder in runs.values()] == [State.planned] * 6
+    # SLURM kills after KillWait, which is short here, what has not got as far as its first step.
+    assert {folder.state() for folder in runs.values()} <= {State.planned, State.lost}
+    assert not any(folder.job() for folder in runs.values())
     ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true")
     assert ended.code == 0, ended.said
     assert [folder.state() for folder in runs.values()] == [State.finished] * 6
