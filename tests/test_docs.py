@@ -30,7 +30,15 @@ def commands(page: str) -> list[str]:
 def launches(page: str) -> list[list[str]]:
     """The words behind launch.py of each line; of a sweep, its first job's."""
     lines = [line.split("launch.py", 1)[1].split() for line in commands(page) if "launch.py" in line]
-    return [[word.split(",")[0] for word in words if word != "-m"] for words in lines]
+    ours = [[word for word in words if word != "-m" and not word.startswith("hydra")] for words in lines]
+    return [
+        [word.split(",")[0] for word in words] for words in ours if not any(word.startswith("sweep=") for word in words)
+    ]
+
+
+def verbs(page: str) -> list[list[str]]:
+    """The words behind python -m dl2pa of each line."""
+    return [line.split()[3:] for line in commands(page) if line.startswith("python -m dl2pa ")]
 
 
 @pytest.mark.parametrize("words", launches("README.md"), ids=" ".join)
@@ -47,13 +55,52 @@ def test_readme_lists_every_choice() -> None:
             assert re.search(rf"\b{option.stem}\b", readme), f"{group}={option.stem}"
 
 
-@pytest.mark.parametrize("line", [line for line in commands("README.md") if "dl2pa plan" in line])
+def sweeps(page: str) -> list[list[str]]:
+    """The words of each sweep that is planned or launched."""
+    launched = [line.split("launch.py -m ", 1)[1].split() for line in commands(page) if "launch.py -m sweep=" in line]
+    return [words[1:] for words in verbs(page) if words[0] == "plan"] + launched
+
+
+@pytest.mark.parametrize("words", sweeps("README.md"), ids=" ".join)
 def test_readme_plans(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # no runs of a user's own
-    plan.main(line.split()[4:])
+    plan.main(words)
     assert re.match(r"sweep=\w+: \d+ runs in \d+ cells, 0 finished", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_readme_verbs_work(tmp_path: Path) -> None:
+    """Each line as it stands, on three runs of which one has failed, under the name of a sweep."""
+
+    def shell(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "WANDB_MODE": "offline"},
+        )  # fmt: skip
+
+    launched = shell(
+        str(ROOT / "launch.py"), "-m", "sweep=k8", "dataset=digits", "seed=0,1", "epochs=2", "dimension=4,3",
+        "assignment.every=1", "optimizer.lr=.1,1e9", "runtime.threads=1",
+    )  # fmt: skip
+    assert "4 of 8 runs did not finish" in launched.stderr
+    run = next(path.parent for path in (tmp_path / "runs").glob("*/*/result.json"))
+    done = set()
+    for words in verbs("README.md"):
+        if words[0] in ("plan", "predict", "prototypes"):
+            continue  # tested elsewhere
+        words = [str(run) if word in ("RUN", "RUN...") else word for word in words]
+        ended = shell(
+            "-m",
+            "dl2pa",
+            *(["baseline=dl2pa optimizer.lr=0.1" if word.startswith("baseline=") else word for word in words]),
+        )
+        expected = 1 if words[0] == "retry" else 0  # what failed fails again
+        assert ended.returncode == expected, (words, ended.stdout, ended.stderr)
+        done.add(words[0])
+    assert done == {"status", "watch", "logs", "retry", "cancel", "report", "sync"}
+    assert (tmp_path / "report" / "index.html").stat().st_size > 1_000_000
 
 
 def test_readme_lists_every_sweep_with_its_runs() -> None:

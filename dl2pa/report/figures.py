@@ -81,8 +81,9 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
                 )
         for label, same in _grouped(mine, lambda cell: cell.label).items():
             found += _map(label, same, where, stem)
-        if moves := _moves(mine):
-            found.append(Figure(f"moves-{stem}", where, "line", "epoch", "classes moved", moves))
+            if moves := _moves(same):
+                name = f"moves-{stem}-{_word(label)}"
+                found.append(Figure(name, f"{label} on {where}", "line", "epoch", "classes moved", moves))
         moved = _grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
         found += [figure for same in moved.values() for figure in _owners(same[0], where, stem)]
     return found
@@ -146,7 +147,7 @@ def _map(label: str, cells: Sequence[Cell], where: str, stem: str) -> list[Figur
 
 
 def _moves(cells: Sequence[Cell]) -> list[Series]:
-    """Classes that changed prototype in each epoch, mean over runs; rows in which none ever moved are left out."""
+    """Classes that changed prototype in each epoch, mean over runs; cells in which none ever moved are left out."""
     made = []
     for cell in cells:
         runs = [result["moved"] for result in cell.results if any(result.get("moved", ()))]
@@ -154,7 +155,7 @@ def _moves(cells: Sequence[Cell]) -> list[Series]:
             length = min(map(len, runs))
             means = [sum(run[epoch] for run in runs) / len(runs) for epoch in range(length)]
             ratio = "" if cell.imbalance is None else f", imbalance {cell.imbalance:g}"
-            made.append(Series(f"{cell.label}, d = {cell.dimension}{ratio}", list(range(1, length + 1)), means))
+            made.append(Series(f"d = {cell.dimension}{ratio}", list(range(1, length + 1)), means))
     return made
 
 
