@@ -24,7 +24,8 @@ usage: python -m dl2pa VERB ...
   report DIR... --out OUT [baseline=ROW]       finished runs as CSV, tables, figures and one page that sorts and hovers
   prototypes num_classes=C dimension=D kind=K  build prototypes, keep them, print how good they are
   predict RUN IMAGE... [top=5]                 the likeliest classes of images, by a finished run
-  sync RUN... [project=P] [entity=E]           mirror finished or stopped runs to Weights & Biases
+  sync DIR... [sweep=NAME] [project=P]         mirror finished or stopped runs to Weights & Biases
+  workspace [project=P] [entity=E]             make a view there that compares dimensions and imbalances
 
 RUN and FOLDER are run folders: RUNS_DIR/DATASET/NAME; DIR is one, or a RUNS_DIR. python launch.py --help says how to
 train."""
@@ -42,7 +43,8 @@ VERBS = {
     "fetch": "dl2pa.__main__:fetch",
     "prototypes": "dl2pa.prototypes.command:main",
     "predict": "dl2pa.predict:main",
-    "sync": "dl2pa.tracking:sync",
+    "sync": "dl2pa.sweep.verbs:sync",
+    "workspace": "dl2pa.report.workspace:main",
     "mirror": "dl2pa.tracking:mirror",
 }
 

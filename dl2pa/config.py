@@ -192,6 +192,7 @@ class LoggerConfig:
     name: str = "local"  # local | wandb
     project: str = "dl2pa"
     entity: str | None = None
+    id_suffix: str = ""  # of the run's id there: W&B never takes a deleted id again
     finish_seconds: float = 30.0  # how long the end of a run waits for W&B
 
 

@@ -68,7 +68,7 @@ class Mirror:
     @classmethod
     def start(cls, cfg: DictConfig, folder: RunFolder, say: Callable[[str], None]) -> "Mirror | None":
         """Start mirroring; None, and the reason said, if the system does not let it."""
-        words = [f"project={cfg.logger.project}"]
+        words = [f"project={cfg.logger.project}", f"id_suffix={cfg.logger.id_suffix}"]
         words += [] if cfg.logger.entity is None else [f"entity={cfg.logger.entity}"]
         try:
             with open(folder.mirror_log, "wb") as log:
@@ -135,32 +135,32 @@ def _last_line(text: str) -> str:
 # -- the commands
 
 
-def sync(arguments: Sequence[str]) -> None:
-    """python -m dl2pa sync RUN... [project=NAME] [entity=NAME]: mirror finished or stopped runs, whatever their logger.
+def sync(folder: RunFolder, words: Sequence[str]) -> str:
+    """Mirror a finished or stopped run, whatever its logger; what was sent, in a line.
+
+    Args:
+        words: project=NAME, entity=NAME or id_suffix=TEXT, in place of what the run's config says.
 
     Raises:
-        UserError: a folder is no run folder or in use, or W&B refuses; the runs before it are mirrored.
+        UserError: another process works on the run, or W&B refuses.
     """
-    paths, words = _split(arguments, "sync RUN... [project=NAME] [entity=NAME]")
-    for folder in [RunFolder.existing(path) for path in paths]:
-        # A process for each run: W&B reads its environment once, and standard input at its end keeps it from prompting.
-        with folder.claimed():
-            done = subprocess.run(_command(folder, words), stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise UserError(f"{folder.path}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
-        print(f"{folder.path}: {_last_line(done.stdout)}", flush=True)
+    # A process for each run: W&B reads its environment once, and standard input at its end keeps it from prompting.
+    with folder.claimed():
+        done = subprocess.run(_command(folder, words), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"{folder.path}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+    return _last_line(done.stdout)
 
 
 def mirror(arguments: Sequence[str]) -> None:
-    """python -m dl2pa mirror RUN [project=NAME] [entity=NAME]: send a run's lines until standard input speaks or ends.
+    """python -m dl2pa mirror RUN [KEY=VALUE...]: send a run's lines until standard input speaks or ends.
 
     What ``Mirror`` and ``sync`` start. No epoch is sent twice, however often a run is mirrored, stopped and resumed.
 
     Raises:
         UserError: W&B refuses, cannot be reached, or another process mirrors this run.
     """
-    paths, words = _split(arguments, "mirror RUN [project=NAME] [entity=NAME]")
-    folder = RunFolder.existing(paths[0])
+    folder, words = RunFolder.existing(arguments[0]), arguments[1:]
     live = not _ended(0)
     if live:
         os.nice(10)
@@ -178,14 +178,6 @@ def mirror(arguments: Sequence[str]) -> None:
             _limit_waiting()  # for W&B's exit handlers
             raise UserError(f"W&B: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
     print(said, flush=True)
-
-
-def _split(arguments: Sequence[str], usage: str) -> tuple[list[str], list[str]]:
-    words = [word for word in arguments if word.startswith(("project=", "entity="))]
-    paths = [word for word in arguments if word not in words]
-    if not paths:
-        raise UserError(f"usage: python -m dl2pa {usage}")
-    return paths, words
 
 
 def _ended(seconds: float) -> bool:
@@ -210,7 +202,8 @@ def _send(folder: RunFolder, options: dict[str, str], live: bool) -> str:
     place = Path(run.dir).parent if run.offline else run.url
     if run.offline:
         media = has["media"] or result is not None
-        folder.write_mirrored({"epochs": epochs, "media": media, "folders": [*has["folders"], place.name]})
+        sent = {"epochs": epochs, "media": media, "folders": [*has["folders"], place.name], "id": run.id}
+        folder.write_mirrored(sent)
     new = f"epochs {has['epochs'] + 1} to {epochs}" if epochs > has["epochs"] else f"no epoch after {epochs}"
     return f"{new}, {'finished' if result is not None else 'not finished yet'}: {place}"
 
@@ -222,7 +215,7 @@ def _init(folder: RunFolder, cfg: DictConfig, options: dict[str, str], live: boo
     return wandb.init(
         project=options.get("project", cfg.logger.project),
         entity=options.get("entity", cfg.logger.entity),
-        id=folder.run_id,
+        id=folder.run_id + options.get("id_suffix", cfg.logger.id_suffix),
         name=folder.run_id,
         group=identity.group_name(cfg),
         job_type="train",
@@ -253,7 +246,9 @@ def _sent_offline(folder: RunFolder, run: Any) -> dict[str, Any]:
 
     Only what is written at an offline run's end is counted: W&B flushes now and then, and a kill takes the rest.
     """
-    has = {"epochs": 0, "media": False, "folders": [], **folder.mirrored()}
+    has = {"epochs": 0, "media": False, "folders": [], "id": run.id, **folder.mirrored()}
+    if has["id"] != run.id:  # another logger.id_suffix: a new run, to which all is sent
+        has |= {"epochs": 0, "media": False, "id": run.id}
     for path in folder.wandb_dir.glob("offline-run-*"):
         if path != Path(run.dir).parent and path.name not in has["folders"]:
             shutil.rmtree(path)

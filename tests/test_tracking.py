@@ -16,10 +16,12 @@ from composing import compose_config
 from wandb_server import serving
 
 import dl2pa
-from dl2pa import identity, tracking
+from dl2pa import identity
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
-from dl2pa.tracking import Mirror, assignment_image, mirrored, sync
+from dl2pa.sweep import record as sweep_record
+from dl2pa.sweep.verbs import sync
+from dl2pa.tracking import Mirror, assignment_image, mirrored
 
 ASSIGNMENTS = [[0, 1, 2], [1, 0, 2], [1, 0, 2]]
 
@@ -245,18 +247,62 @@ def test_no_key_is_said_and_not_asked_for(folder: RunFolder, capfd: pytest.Captu
     assert capfd.readouterr().out == ""
 
 
-def test_two_mirrors_of_a_run(folder: RunFolder) -> None:
+def test_two_mirrors_of_a_run(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    write_epoch(folder, 1)
     with folder.mirroring(0), pytest.raises(UserError, match="another process is mirroring this run"):
         sync([str(folder.path)])
-    with folder.claimed(), pytest.raises(UserError, match="another process is working on this run"):
+    with folder.claimed():
         sync([str(folder.path)])
+    assert "running; sync it when it has ended" in capsys.readouterr().out
 
 
 def test_sync_of_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match="neither a run folder nor a runs_dir"):
         sync([str(tmp_path)])
-    with pytest.raises(UserError, match=r"usage: python -m dl2pa sync RUN"):
+    with pytest.raises(UserError, match=r"usage: python -m dl2pa sync DIR"):
         sync(["project=x"])
+
+
+def test_sync_of_a_whole_runs_dir(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has begun and ended is sent; one that cannot be does not stop the others; a sweep's runs alone."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    runs_dir = folder.path.parent.parent
+    others = []
+    for seed in (1, 2, 3):
+        cfg = compose_config("epochs=3", f"seed={seed}", f"runs_dir={runs_dir}")
+        others.append(RunFolder.of(cfg))
+        others[-1].plan(cfg)
+    write_epoch(folder, 1)
+    write_epoch(others[0], 1)
+    write_epoch(others[1], 1)
+    others[1].wandb_dir.write_text("a file where W&B wants a folder")  # and others[2] has not begun
+    with pytest.raises(UserError, match=others[1].run_id):
+        sync([str(runs_dir)])
+    sent = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(sent) == sorted([str(folder.path), str(others[0].path)])
+    sweep_record.write(runs_dir, sweep_record.Record("mine", [sweep_record.key(others[0])]))
+    sync([str(runs_dir), "sweep=mine"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{others[0].path}: no epoch after 1")
+
+
+def test_another_id_is_another_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B never takes the id of a deleted run again: with a suffix everything is sent to a new one."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    write_epoch(folder, 1)
+    write_epoch(folder, 2)
+    sync([str(folder.path)])
+    sync([str(folder.path), "id_suffix=-again"])
+    sync([str(folder.path), "id_suffix=-again"])
+    found = {}
+    for path in sorted(folder.wandb_dir.glob("offline-run-*")):
+        records = offline_records(path)
+        [run] = [record.run for record in records if record.HasField("run")]
+        epochs = [values(record.history.item)["epoch"] for record in records if record.HasField("history")]
+        found.setdefault(run.run_id, []).extend(epochs)
+    assert found == {folder.run_id: [1, 2], f"{folder.run_id}-again": [1, 2]}
 
 
 def test_a_log_that_cannot_be_written(folder: RunFolder) -> None:
@@ -301,4 +347,4 @@ def test_the_mirror_needs_neither_torch_nor_data_and_wandb_is_imported_here_alon
     assert done.stdout == "[]\n"
     package = Path(dl2pa.__file__).parent
     importing = [path.name for path in package.rglob("*.py") if "import wandb" in path.read_text()]
-    assert importing == [Path(tracking.__file__).name]
+    assert sorted(importing) == ["tracking.py", "workspace.py"]  # what runs, and a verb of its own

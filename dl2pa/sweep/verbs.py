@@ -112,6 +112,33 @@ def logs(arguments: Sequence[str]) -> None:
     print(f"-- {look_all([folder], queue)[0].line()}")
 
 
+def sync(arguments: Sequence[str]) -> None:
+    """Mirrors the runs of each DIR that have begun and are not running to W&B.
+
+    Raises:
+        UserError: no such runs; or some could not be mirrored: the others are.
+    """
+    usage = "sync DIR... [sweep=NAME] [project=NAME] [entity=NAME] [id_suffix=TEXT]"
+    words = [word for word in arguments if word.startswith(("project=", "entity=", "id_suffix="))]
+    sweeps = [word.removeprefix("sweep=") for word in arguments if word.startswith("sweep=")]
+    paths = [word for word in arguments if word not in words and not word.startswith("sweep=")]
+    if not paths or len(sweeps) > 1:
+        raise UserError(f"usage: python -m dl2pa {usage}")
+    from dl2pa import tracking
+
+    problems = []
+    for folder in (folder for path in paths for folder in record.folders_of(path, sweeps[0] if sweeps else None)):
+        if folder.state() is State.running:
+            print(f"{folder.path}: running; sync it when it has ended", flush=True)
+        elif folder.lines("metrics") or folder.result() is not None:
+            try:
+                print(f"{folder.path}: {tracking.sync(folder, words)}", flush=True)
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
 def _chosen(arguments: Sequence[str], usage: str) -> tuple[list[RunFolder], Path]:
     """The run folders that are meant, and their runs_dir."""
     sweeps = [word.removeprefix("sweep=") for word in arguments if word.startswith("sweep=")]
