@@ -1,4 +1,4 @@
-"""Runs an hour of local slots against Hydra's basic launcher: python benchmarks/sweep.py [runs=6] [epochs=60] [repeats=3]
+"""Runs an hour of local slots against Hydra's own launcher: python benchmarks/sweep.py [runs=6] [epochs=60] [repeats=3]
 
 The same runs (digits, one thread each) through both, in turn: two slots with a process a run, and one process that
 trains one after the other. Prints the ratio of runs an hour (median, and all repeats), and what a run costs its slot
@@ -60,8 +60,8 @@ def main(runs: int, epochs: int, repeats: int) -> None:
             length += [training(folder) for folder in RunFolder.below(base / "basic")]
     spread = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
     print(
-        f"{runs} runs of {median(length):.1f} s on one thread: {median(ratios):.2f} times the runs an hour of the basic "
-        f"launcher ({spread}); {median(seconds):.1f} s of a slot a run outside of training ({median(shares):.0%}); "
+        f"{runs} runs of {median(length):.1f} s on one thread: {median(ratios):.2f} times the runs an hour of Hydra's "
+        f"own launcher ({spread}); {median(seconds):.1f} s of a slot a run outside of training ({median(shares):.0%}); "
         f"{psutil.cpu_count()} cores"
     )
 

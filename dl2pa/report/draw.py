@@ -51,8 +51,9 @@ def _line(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> N
     if figure.log_x:
         ticks = sorted({x for series in figure.series for x in series.x})
         axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        if len(ticks) <= 12:  # dimensions and ratios; not costs
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
     axes.grid(alpha=0.25)
 
 
