@@ -94,15 +94,13 @@ def _run(folder: "RunFolder") -> None:
 
 
 def fetch(arguments: Sequence[str]) -> None:
-    """Fetch the data and build the prototypes of run folders; what cannot be had is said, and the rest goes on."""
+    """Fetch the data of run folders; what cannot be had is said, and the rest goes on."""
     from dl2pa.folder import RunFolder
-    from dl2pa.run import load_data, make_prototypes
+    from dl2pa.run import load_data
 
     for path in arguments:
-        cfg = RunFolder.existing(path).config()
         try:
-            load_data(cfg)
-            make_prototypes(cfg)
+            load_data(RunFolder.existing(path).config())
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
 

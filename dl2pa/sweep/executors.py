@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
-from dl2pa.prototypes.kinds import KINDS
 from dl2pa.signals import listening
 from dl2pa.sweep import record
 from dl2pa.sweep.look import Display, look_all
@@ -76,18 +75,16 @@ def watch(folders: Sequence[RunFolder]) -> None:
 
 
 def _fetch(folders: Sequence[RunFolder]) -> None:
-    """Data sets are fetched and prototypes built once, before the runs that share them begin.
+    """Data sets are fetched once, before the runs that share them begin; a node of a cluster may have no network.
 
-    What cannot be had is said, and said again by the runs that need it: the others go on.
+    What cannot be had is said, and said again by the runs that need it: the others go on. Prototypes are built once,
+    too, by the first run that needs them, while the other slots train.
     """
     wanted: dict[str, RunFolder] = {}
     for folder in folders:
-        values = folder.frozen()
-        data, prototypes = values["dataset"], values["prototypes"]
-        kind = KINDS.get(prototypes["kind"])
-        if data["source"] != "digits" or (kind is not None and kind.cached):
-            seed = values["seed"] if kind is not None and "seed" in kind.reads else None
-            wanted.setdefault(str((data["source"], data["num_classes"], values["dimension"], prototypes, seed)), folder)
+        source = folder.frozen()["dataset"]["source"]
+        if source != "digits":  # which comes with a package
+            wanted.setdefault(source, folder)
     if wanted:
         # In a process of its own: this one needs no torch.
         paths = [str(folder.path) for folder in wanted.values()]
