@@ -81,6 +81,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_one_that_raises_one_that_dies_and_one_that_works(tmp_path: Path) -> None:
     faults = {"-s0-": "1 / (3 - step)", "-s1-": "import os; step == 3 and os._exit(7)"}
     env = environment(tmp_path / "faults", faults)
@@ -112,6 +113,7 @@ def test_one_that_raises_one_that_dies_and_one_that_works(tmp_path: Path) -> Non
     assert verb(tmp_path, "retry", "--failed", "runs").said == "no run has failed or was lost\n"
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     """Ctrl-C saves what runs and starts nothing more; the same command ends as if it had not been stopped."""
     words = ("seed=0,1,2", "epochs=15")
@@ -135,6 +137,7 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
         assert outcome(by_seed[seed]) == outcome(folder)
 
 
+@pytest.mark.slow
 def test_a_killed_pool_leaves_its_runs_to_the_next(tmp_path: Path) -> None:
     """The runs of a killed pool go on; the same command waits for them, trains the rest and begins nothing twice."""
     env = environment(tmp_path / "faults", {"dl2pa": "import time; time.sleep(.005)"})
@@ -151,6 +154,7 @@ def test_a_killed_pool_leaves_its_runs_to_the_next(tmp_path: Path) -> None:
     assert [folder.state() for folder in folders(tmp_path).values()] == [State.finished] * 3
 
 
+@pytest.mark.slow
 def test_cancelled_from_another_shell(tmp_path: Path) -> None:
     env = environment(tmp_path / "faults", {"dl2pa": "import time; time.sleep(.02)"})
     process = start(tmp_path, "seed=0,1,2", "epochs=100", env=env)
@@ -164,6 +168,7 @@ def test_cancelled_from_another_shell(tmp_path: Path) -> None:
     assert [by_seed[seed].attempts() for seed in (0, 1, 2)] == [1, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
     """sweep=NAME with more seeds trains the new ones alone; its record lists its runs; a wrong name is an error."""
     words = ("sweep=k8", "dataset=digits", "dimension=4", "max_steps=1", "runtime.eval_batch_size=2000")
