@@ -131,25 +131,25 @@ class RunFolder:
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").unlink(missing_ok=True)
         group = identity.group_name(cfg)  # for who looks at many folders: finding it anew takes 20 ms
         data_root = str(Path(cfg.data_root).resolve())
         self.write_local({"data_root": data_root, "planned_revision": revision(), "group": group})
-        self.write_config(cfg)
+        self._freeze(cfg)
 
     def write_config(self, cfg: DictConfig) -> None:
         """Freeze the config at the first start, without the paths, which belong to local.yaml."""
-        target = self.path / "config.yaml"
-        if not target.exists():
-            frozen = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
-            assert isinstance(frozen, DictConfig)
-            for key in ("data_root", "runs_dir", "rerun"):
-                del frozen[key]
-            if cfg.prototypes.file is not None:  # what is in the file counts, and where it lies is local
-                frozen.prototypes.file = identity.result_config(cfg)["prototypes"]["file"]
-            if cfg.prototypes.file is not None:
-                self.write_local({"prototypes_file": str(Path(cfg.prototypes.file).resolve())})
-            self._write(target, OmegaConf.to_yaml(frozen))
+        if not (self.path / "config.yaml").exists():
+            self._freeze(cfg)
+
+    def _freeze(self, cfg: DictConfig) -> None:
+        frozen = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+        assert isinstance(frozen, DictConfig)
+        for key in ("data_root", "runs_dir", "rerun"):
+            del frozen[key]
+        if cfg.prototypes.file is not None:  # what is in the file counts, and where it lies is local
+            frozen.prototypes.file = identity.result_config(cfg)["prototypes"]["file"]
+            self.write_local({"prototypes_file": str(Path(cfg.prototypes.file).resolve())})
+        self._write(self.path / "config.yaml", OmegaConf.to_yaml(frozen))
 
     def frozen(self) -> dict[str, Any]:
         """The content of config.yaml as it stands: no paths, and no keys that are younger than the run."""

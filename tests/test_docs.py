@@ -88,7 +88,7 @@ def test_readme_verbs_work(tmp_path: Path) -> None:
     run = next(path.parent for path in (tmp_path / "runs").glob("*/*/result.json"))
     done = set()
     for words in verbs("README.md"):
-        if words[0] in ("plan", "predict", "prototypes"):
+        if words[0] in ("plan", "predict", "prototypes", "workspace"):
             continue  # tested elsewhere
         words = [str(run) if word in ("RUN", "RUN...") else word for word in words]
         ended = shell(
