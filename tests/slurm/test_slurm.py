@@ -131,7 +131,7 @@ def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, m
 def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both notices (SIGUSR2) save and queue the run again, until it is finished; two runs share a task."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.2)"})
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.15)"})
     words = ("seed=0,1", "epochs=8", *WORDS, *SMALL, "hydra.launcher.timeout_min=1", "hydra.launcher.runs_per_gpu=2")
     assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
     runs = seeds(tmp_path / "runs")
@@ -140,7 +140,8 @@ def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkey
     wait_for(lambda: all(folder.state() is State.running for folder in runs.values()), LONG)
     cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--wrap", "srun sleep 1", "-o", f"{tmp_path}/high.txt")
     wait_for(lambda: all(folder.state(slurm.queue()) is State.queued for folder in runs.values()), LONG)
-    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), LONG)
+    # On a busy machine much of each minute goes into starting.
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), 3 * LONG)
     wait_for(lambda: set(cluster.states().values()) == {"COMPLETED"}, LONG)
     for seed, folder in runs.items():
         assert folder.attempts() >= 3, "preempted once, and out of time at least once"
