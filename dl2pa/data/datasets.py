@@ -38,8 +38,10 @@ def load(
 
     ``imbalance``: smallest / largest class of the long-tail training set in (0, 1], or None to leave it as it is;
     each published training split is made long-tailed on its own, always with the same images. ``holdout``: fraction
-    in [0, 1) of each class of the resulting training set that is split off. ``label_alignment``: "shifted" gives a
-    long-tail set the labels of the published code (see ``shifted_labels``). The test set is never touched.
+    in [0, 1) of each class that is split off before the tail is cut: as many of a rare class as of a common one where
+    the published set is balanced, as in ImageNet-LT's own validation images, since the tenth of a tail of 50 images
+    would tell nothing. ``label_alignment``: "shifted" gives a long-tail set the labels of the published code (see
+    ``shifted_labels``). The test set is never touched.
 
     Raises UserError if the data are missing, damaged or not ``num_classes`` classes, or a value is not legal.
     """
@@ -54,14 +56,21 @@ def load(
     dataset = name if imbalance is None else f"{name}_lt"
     source = READERS[name](Request(name, dataset, Path(data_root).expanduser(), download))
     _check(name, source, num_classes)
-    train = concatenate([_longtail(part, num_classes, imbalance, label_alignment) for part in source.train])
+    kept, held_out = _held_out(source.train, holdout)
+    train = concatenate([_longtail(part, num_classes, imbalance, label_alignment) for part in kept])
     if imbalance is not None:
         _check_longtail(name, source, train, num_classes, imbalance)
     test = concatenate([source.test])  # a reader may give a transposed view; this makes it contiguous
-    if holdout == 0:
-        return Data(train, None, test, source.class_names)
-    kept, held_out = stratified_holdout(train.labels.numpy(), holdout)
-    return Data(train.subset(kept), train.subset(held_out), test, source.class_names)
+    return Data(train, concatenate(held_out) if held_out else None, test, source.class_names)
+
+
+def _held_out(parts: list[Split], fraction: float) -> tuple[list[Split], list[Split]]:
+    """(Training, held-out) images of each published training split; none of the latter for a fraction of 0."""
+    if fraction == 0:
+        return parts, []
+    indices = [stratified_holdout(part.labels.numpy(), fraction) for part in parts]
+    kept = [part.subset(inside) for part, (inside, _) in zip(parts, indices, strict=True)]
+    return kept, [part.subset(outside) for part, (_, outside) in zip(parts, indices, strict=True)]
 
 
 def _check(name: str, source: Source, num_classes: int) -> None:

@@ -63,14 +63,16 @@ def test_digits(tmp_path: Path) -> None:
     assert torch.equal(again.test.images, data.test.images)
 
 
-def test_digits_longtail_and_holdout(tmp_path: Path) -> None:
+def test_images_are_held_out_before_the_tail_is_cut(tmp_path: Path) -> None:
     data = read("digits", tmp_path, 10, imbalance=0.1, holdout=0.2)
-    wanted = class_counts(1297, 10, 0.1)
     assert data.holdout is not None
-    together = np.add(counts(data.train), counts(data.holdout))
-    available = counts(read("digits", tmp_path, 10).train)
-    assert together.tolist() == np.minimum(wanted, available).tolist()
-    assert counts(data.holdout) == np.floor(together * 0.2 + 0.5).astype(int).tolist()
+    available = np.array(counts(read("digits", tmp_path, 10).train))
+    held_out = np.floor(available * 0.2 + 0.5).astype(int)
+    assert counts(data.holdout) == held_out.tolist(), "as many of a rare class as there are, not of its tail"
+    wanted = class_counts(1297 - held_out.sum(), 10, 0.1)
+    assert counts(data.train) == np.minimum(wanted, available - held_out).tolist()
+    pixels = {image.numpy().tobytes() for image in data.holdout.images}
+    assert not pixels & {image.numpy().tobytes() for image in data.train.images}
     assert len(data.test) == 500
 
 
