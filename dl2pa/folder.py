@@ -149,7 +149,7 @@ class RunFolder:
         if cfg.prototypes.file is not None:  # what is in the file counts, and where it lies is local
             frozen.prototypes.file = identity.result_config(cfg)["prototypes"]["file"]
             self.write_local({"prototypes_file": str(Path(cfg.prototypes.file).resolve())})
-        self._write(self.path / "config.yaml", OmegaConf.to_yaml(frozen))
+        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(frozen))
 
     def frozen(self) -> dict[str, Any]:
         """The content of config.yaml as it stands: no paths, and no keys that are younger than the run."""
@@ -178,10 +178,10 @@ class RunFolder:
         return _yaml(target) if target.exists() else {}
 
     def write_local(self, values: dict[str, Any]) -> None:
-        self._write(self.path / "local.yaml", OmegaConf.to_yaml(OmegaConf.create({**self.local(), **values})))
+        write_whole(self.path / "local.yaml", OmegaConf.to_yaml(OmegaConf.create({**self.local(), **values})))
 
     def write_classes(self, names: list[str]) -> None:
-        self._write(self.path / "classes.json", json.dumps(names) + "\n")
+        write_whole(self.path / "classes.json", json.dumps(names) + "\n")
 
     def classes(self) -> list[str] | None:
         """The names of the classes in label order; None where the data were never read."""
@@ -235,7 +235,7 @@ class RunFolder:
         if job is None:
             (self.path / "job.json").unlink(missing_ok=True)
         else:
-            self._write(self.path / "job.json", json.dumps({"id": job}) + "\n")
+            write_whole(self.path / "job.json", json.dumps({"id": job}) + "\n")
 
     def error(self) -> dict[str, Any] | None:
         """``message`` and ``traceback`` of the error that the last attempt ended in; None where it did not."""
@@ -252,7 +252,7 @@ class RunFolder:
         told = {"message": error, "traceback": ""}
         if isinstance(error, BaseException):
             told = {"message": str(error) or type(error).__name__, "traceback": "".join(_trace(error))}
-        self._write(self.path / "error.json", json.dumps(told) + "\n")
+        write_whole(self.path / "error.json", json.dumps(told) + "\n")
 
     @property
     def output(self) -> Path:
@@ -284,7 +284,7 @@ class RunFolder:
     def keep_epochs(self, kind: str, epochs: int) -> None:
         """Drop the lines of epochs after the first ``epochs``: those that a resumed run is about to write again."""
         kept = [record for record in self.lines(kind) if record["epoch"] <= epochs]
-        self._write(self.path / f"{kind}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        write_whole(self.path / f"{kind}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
     def log(self, message: str) -> None:
         with writing(self.said), open(self.said, "a") as file:
@@ -346,7 +346,7 @@ class RunFolder:
         return result
 
     def write_result(self, result: dict[str, Any]) -> None:
-        self._write(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+        write_whole(self.path / "result.json", json.dumps(result, indent=1) + "\n")
 
     # -- the mirror to W&B
 
@@ -380,17 +380,23 @@ class RunFolder:
         return {}
 
     def write_mirrored(self, kept: dict[str, Any]) -> None:
-        self._write(self.path / "mirrored.json", json.dumps(kept) + "\n")
+        write_whole(self.path / "mirrored.json", json.dumps(kept) + "\n")
 
-    def _write(self, target: Path, text: str) -> None:
-        aside = target.with_name(f"{target.name}.{os.getpid()}.part")  # two may plan one run
-        with writing(target):
-            try:
-                aside.write_text(text)
-                os.replace(aside, target)
-            except OSError:
-                aside.unlink(missing_ok=True)
-                raise
+
+def write_whole(target: Path, text: str) -> None:
+    """Write ``target`` so that nobody ever reads a part of it.
+
+    Raises:
+        UserError: the system refuses.
+    """
+    aside = target.with_name(f"{target.name}.{os.getpid()}.part")  # two may plan one run
+    with writing(target):
+        try:
+            aside.write_text(text)
+            os.replace(aside, target)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
 
 def _trace(error: BaseException) -> list[str]:

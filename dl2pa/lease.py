@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -35,6 +35,11 @@ class Holder:
     @classmethod
     def this_process(cls) -> "Holder":
         return cls(_host(), os.getpid(), psutil.Process().create_time())
+
+    @property
+    def host_name(self) -> str:
+        """The host as people call it."""
+        return self.host.split()[0]
 
     def here(self) -> bool:
         return self.host == _host()
@@ -72,7 +77,7 @@ class Lease:
             number, holder = last(folder)
             if holder is not None and _living(folder, number, holder):
                 raise UserError(
-                    f"{folder}: another process is working on this run (pid {holder.pid} on {holder.host.split()[0]})"
+                    f"{folder}: another process is working on this run (pid {holder.pid} on {holder.host_name})"
                 )
             mine = Holder.this_process()
             try:
@@ -98,7 +103,7 @@ class Lease:
         self._thread.join()
         self._touch()
         if not self._lost:
-            _replace(_path(self._folder, self._number), Holder(**{**asdict(self._holder), "released": True}))
+            _replace(_path(self._folder, self._number), replace(self._holder, released=True))
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):

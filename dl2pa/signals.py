@@ -26,10 +26,14 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Catch the signals within the block and give back the former handlers after it."""
+    """Catch the signals within the block and give back the former handlers after it.
+
+    A SIGUSR2 that was held back since the process began comes now.
+    """
     request = StopRequest()
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
     former = {name: signal.signal(name, request._note) for name in names}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
     try:
         yield request
     finally:

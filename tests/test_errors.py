@@ -287,16 +287,6 @@ def test_an_illegal_job_stops_a_sweep_before_it_begins(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def break_optimizers() -> None:
-    from dl2pa import run as run_module
-
-    def broken(cfg: object, model: object) -> None:
-        raise ZeroDivisionError("broken")
-
-    few_digits()
-    run_module.make_optimizer = broken  # type: ignore[assignment]
-
-
 # -- data
 
 

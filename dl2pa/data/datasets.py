@@ -1,5 +1,6 @@
 """A data set by name, balanced or long-tailed, with an optional held-out part of its training images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def load(
     return Data(train, concatenate(held_out) if held_out else None, test, source.class_names)
 
 
-def _held_out(parts: list[Split], fraction: float) -> tuple[list[Split], list[Split]]:
+def _held_out(parts: Sequence[Split], fraction: float) -> tuple[Sequence[Split], Sequence[Split]]:
     """(Training, held-out) images of each published training split; none of the latter for a fraction of 0."""
     if fraction == 0:
         return parts, []

@@ -12,9 +12,6 @@ from dl2pa.folder import RunFolder
 from dl2pa.identity import NOT_IDENTITY
 from dl2pa.sweep import record
 
-# Of a config: what has a column of its own, or belongs to the data set.
-_COLUMNS = ("seed", "dimension", "imbalance", "dataset", "method.name", "method.variant")
-
 
 @dataclass
 class Cell:

@@ -37,14 +37,15 @@ def work_off(
         UserError: the executor cannot take them.
         Stopped: asked to from outside; nothing is lost.
     """
-    _fetch(folders)
+    configs = [folder.frozen() for folder in folders]
+    _fetch({config["dataset"]["source"]: folder for config, folder in zip(configs, folders, strict=True)})
     for folder in folders:  # how the last attempt went is of no interest any more
         folder.write_error(None)
         folder.write_job(None)
     if sweep.executor == "local":
         from dl2pa.sweep import local
 
-        threads = max((folder.frozen()["runtime"]["threads"] or 1 for folder in folders), default=1)
+        threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
         slots = local.Local(**sweep.settings).environments(threads)
         sweep.pool = Holder.this_process()
         record.write(runs_dir, sweep)
@@ -74,20 +75,16 @@ def watch(folders: Sequence[RunFolder]) -> None:
             time.sleep(WATCHED)
 
 
-def _fetch(folders: Sequence[RunFolder]) -> None:
-    """Data sets are fetched once, before the runs that share them begin; a node of a cluster may have no network.
+def _fetch(by_source: Mapping[str, RunFolder]) -> None:
+    """Data sets, each with a run that needs it, are fetched once, before the runs begin: a node may have no network.
 
     What cannot be had is said, and said again by the runs that need it: the others go on. Prototypes are built once,
     too, by the first run that needs them, while the other slots train.
     """
-    wanted: dict[str, RunFolder] = {}
-    for folder in folders:
-        source = folder.frozen()["dataset"]["source"]
-        if source != "digits":  # which comes with a package
-            wanted.setdefault(source, folder)
-    if wanted:
+    # The digits come with a package.
+    paths = [str(folder.path) for source, folder in by_source.items() if source != "digits"]
+    if paths:
         # In a process of its own: this one needs no torch.
-        paths = [str(folder.path) for folder in wanted.values()]
         subprocess.run([sys.executable, "-m", "dl2pa", "fetch", *paths], stdin=subprocess.DEVNULL)
 
 

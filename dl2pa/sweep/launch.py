@@ -11,18 +11,14 @@ from dl2pa.sweep.plan import Run
 from dl2pa.sweep.record import Record
 
 
-def launch(
-    runs: Sequence[Run], name: str | None, executor: str, settings: Mapping[str, Any], wait: bool
-) -> list[RunFolder]:
+def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mapping[str, Any], wait: bool) -> None:
     """Freeze the configs of ``runs`` in their folders and work those off that are not finished.
 
+    It returns when all have ended; or, if ``executor`` is slurm and without ``wait``, at once.
     A run that is queued or that another process works on stays as it is.
 
     Args:
         name: of the sweep; None makes one of its runs.
-
-    Returns:
-        The folders, each once, when all have ended; or, if ``executor`` is slurm and without ``wait``, at once.
 
     Raises:
         UserError: the runs lie in several runs_dirs, or the executor cannot take them.
@@ -52,13 +48,17 @@ def launch(
     )
     running = [folder for folder in folders if states[folder.path] is State.running]
     executors.work_off(Path(runs_dirs[0]), sweep, mine, wait, running)
-    return folders
 
 
-def outcome(folder: RunFolder) -> tuple[float | None, UserError | None]:
-    """What a run came to: its objective (percent), or why there is none; (None, None) if it has not ended."""
+def outcomes(folders: Sequence[RunFolder]) -> list[tuple[float | None, UserError | None]]:
+    """What each run came to: its objective (percent), or why there is none; (None, None) if it has not ended."""
+    queue = executors.queue_of(folders)
+    return [_outcome(folder, queue) for folder in folders]
+
+
+def _outcome(folder: RunFolder, queue: Mapping[str, str] | None) -> tuple[float | None, UserError | None]:
     result = folder.result()
     if result is not None:
         return objective(result), None
-    verdict = executors.verdict(folder, executors.queue_of([folder]))
+    verdict = executors.verdict(folder, queue)
     return None, None if verdict is None else UserError(verdict)

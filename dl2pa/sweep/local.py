@@ -15,7 +15,7 @@ import psutil
 from dl2pa import lease
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
-from dl2pa.signals import listening
+from dl2pa.signals import held_back, listening
 from dl2pa.sweep.look import Display, Look, look
 
 POLL = 0.05  # seconds
@@ -65,18 +65,16 @@ def gpus() -> list[str]:
     return asked.stdout.split() if asked.returncode == 0 else []
 
 
-def work_off(
-    folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder] | None = None
-) -> None:
+def work_off(folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder]) -> None:
     """Train the runs of ``folders``, as many at a time as there are slots; what became of each is in its folder.
 
     A run that another process works on is left to it, and begun when that has died. What is seen meanwhile is all of
-    ``shown``, by default ``folders``.
+    ``shown``.
 
     Raises:
         Stopped: SIGINT or SIGTERM came; every run has saved what it had.
     """
-    pool = _Pool(folders, slots, folders if shown is None else shown)
+    pool = _Pool(folders, slots, shown)
     with listening() as stop, Display() as display:
         try:
             while pool.unfinished() and not stop:
@@ -187,6 +185,7 @@ class _Slot:
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
         self._begun = (0, 0)
+        self._terminated = False
 
     def busy(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -195,14 +194,16 @@ class _Slot:
         self.folder = folder
         self._output = open(folder.output, "ab")  # noqa: SIM115 - open while the process is there
         self._begun = (folder.attempts(), self._output.tell())
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dl2pa", "run", str(folder.path)],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the pool, which tells its runs
-        )
+        self._terminated = False
+        with held_back(signal.SIGUSR2):  # which SLURM sends to all processes of a job, and one that starts would die of
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dl2pa", "run", str(folder.path)],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the pool, which tells its runs
+            )
 
     def end(self) -> None:
         """Wait for the process. One that never got as far as its folder, and so could not say why there, is quoted."""
@@ -211,7 +212,8 @@ class _Slot:
         status = self._process.wait()
         self._output.close()
         attempts, offset = self._begun
-        if status != 0 and self.folder.attempts() == attempts and self.folder.error() is None:
+        silent = self.folder.attempts() == attempts and self.folder.error() is None
+        if status != 0 and silent and not self._terminated:
             said = self.folder.output.read_bytes()[offset:].decode(errors="replace").strip()
             ended = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
             self.folder.write_error(said or f"{ended} before it began")
@@ -219,6 +221,7 @@ class _Slot:
 
     def terminate(self) -> None:
         if self._process is not None and self.busy():
+            self._terminated = True
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:

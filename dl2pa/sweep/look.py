@@ -72,12 +72,12 @@ def _note(folder: RunFolder, state: State) -> str:
     if state is State.lost:
         holder, job = folder.holder(), folder.job()
         if holder is not None and not holder.released:
-            return f"pid {holder.pid} on {holder.host.split()[0]} is gone"
+            return f"pid {holder.pid} on {holder.host_name} is gone"
         return f"job {job} is gone"
     if state is State.queued:
         return f"job {folder.job()}"
     if state is State.running and (holder := folder.holder()) is not None:
-        return f"on {holder.host.split()[0]}"
+        return f"on {holder.host_name}"
     return ""
 
 

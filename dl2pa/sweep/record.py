@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dl2pa.errors import UserError
-from dl2pa.folder import RunFolder, writing
+from dl2pa.folder import RunFolder, write_whole, writing
 from dl2pa.lease import Holder
 
 
@@ -43,11 +42,9 @@ def key(folder: RunFolder) -> str:
 
 def write(runs_dir: Path, record: Record) -> None:
     target = _path(runs_dir, record.name)
-    aside = target.with_name(f"{target.name}.{os.getpid()}.part")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(asdict(record), indent=1) + "\n")
-        os.replace(aside, target)
+    write_whole(target, json.dumps(asdict(record), indent=1) + "\n")
 
 
 def read(runs_dir: Path, name: str) -> Record:

@@ -6,6 +6,7 @@ A task does nothing but become ``python -m dl2pa run FOLDER...``: its exit statu
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,11 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> list[st
 
 
 def become_run(folders: Sequence[str]) -> None:
-    """What a task does, called by submitit. Nothing of submitit remains: it would keep SIGTERM and exit statuses."""
+    """What a task does, called by submitit. Nothing of submitit remains: it would keep SIGTERM and exit statuses.
+
+    SIGUSR2 waits until the run listens: a task preempted while it starts is queued again, too, instead of dying of it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     os.execv(sys.executable, [sys.executable, "-u", "-m", "dl2pa", "run", *folders])
 
 
@@ -116,6 +121,9 @@ def requeue() -> bool:
         UserError: SLURM refuses.
     """
     job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        # The id of one task is also that of its array, and would queue every task again.
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
         return False
     _ask("scontrol", "requeue", job)

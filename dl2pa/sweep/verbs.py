@@ -64,8 +64,8 @@ def cancel(arguments: Sequence[str]) -> None:
         UserError: as ``status``.
     """
     folders, runs_dir = _chosen(arguments, "cancel DIR [sweep=NAME]")
-    before = {folder.run_id: folder.state(executors.queue_of(folders)) for folder in folders}
-    active = [folder for folder in folders if before[folder.run_id] in (State.queued, State.running)]
+    queue = executors.queue_of(folders)
+    active = [folder for folder in folders if folder.state(queue) in (State.queued, State.running)]
     jobs = {job: folder for folder in active if (job := folder.job()) is not None}
     if jobs:
         from dl2pa.sweep import slurm
@@ -86,7 +86,7 @@ def cancel(arguments: Sequence[str]) -> None:
         if holder.here():
             _terminate(holder)
         else:
-            elsewhere.append(f"{folder.path}: runs on {holder.host.split()[0]} (pid {holder.pid}); cancel it there")
+            elsewhere.append(f"{folder.path}: runs on {holder.host_name} (pid {holder.pid}); cancel it there")
     print(f"asked {len(active) - len(elsewhere)} runs to stop; what they have done is kept")
     if elsewhere:
         raise UserError("\n".join(elsewhere))

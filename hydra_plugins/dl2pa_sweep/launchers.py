@@ -31,13 +31,14 @@ class RunFolderLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """A job whose run is not waited for counts as completed, with no value; one that failed carries its error."""
-        from dl2pa.sweep.launch import launch, outcome
+        from dl2pa.sweep.launch import launch, outcomes
         from dl2pa.sweep.plan import planned
 
         runs = planned(job_overrides)
         self.launched += runs  # a search launches batch after batch
         launch(self.launched, self.name, self.executor, self.settings, self.wait)
-        return [_returned(run.words, *outcome(run.folder)) for run in runs]
+        ended = outcomes([run.folder for run in runs])
+        return [_returned(run.words, *outcome) for run, outcome in zip(runs, ended, strict=True)]
 
 
 def _returned(words: Sequence[str], value: float | None, error: Exception | None) -> JobReturn:

@@ -148,6 +148,20 @@ def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkey
         assert outcome(folder) == outcome(undisturbed(tmp_path / f"here{seed}", f"seed={seed}", "epochs=8"))
 
 
+def test_a_notice_to_one_task_of_an_array(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that one is queued again, though it is the task whose own id is the id of the array."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.1)"})
+    assert dl2pa(cluster, tmp_path, "-m", "seed=range(3)", "epochs=4", *WORDS, *SMALL, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: all(folder.attempts() == 1 for folder in runs.values()), LONG)
+    ids = dict(line.split() for line in cluster.ask("squeue", "-h", "-r", "-o", "%i %A").splitlines())
+    (noticed,) = [seed for seed, folder in runs.items() if str(folder.job()).split("_")[0] == ids[str(folder.job())]]
+    cluster.ask("scancel", "--signal=USR2", str(runs[noticed].job()))
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), LONG)
+    assert {seed: folder.attempts() for seed, folder in runs.items()} == {0: 1, 1: 1, 2: 1, noticed: 2}
+
+
 def test_a_lost_node(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run is begun again where there is room, from its last checkpoint."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
