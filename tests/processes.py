@@ -23,7 +23,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+
+from dl2pa import config
+from dl2pa.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch.py"
@@ -69,6 +73,16 @@ def command(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> End
         timeout=SECONDS,
     )
     return Ended(done.returncode, done.stdout)
+
+
+def planned(*words: str) -> RunFolder:
+    """The folder of the run that these words describe, ready to be worked off."""
+    config.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=list(words))
+    folder = RunFolder.of(cfg)
+    folder.plan(cfg)
+    return folder
 
 
 def launch(*words: str, cwd: Path, before: Callable[[], None] | None = None) -> Child:

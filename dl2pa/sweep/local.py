@@ -135,9 +135,11 @@ class _Pool:
     def step(self) -> None:
         """Start what can be started, and notice what has ended."""
         for slot in self._slots:
-            if slot.folder is not None and not slot.busy():
-                self._looks.pop(slot.folder.run_id, None)
+            if (ended := slot.folder) is not None and not slot.busy():
+                self._looks.pop(ended.run_id, None)
                 slot.end()
+                if lease.alive(ended.path):  # another process was faster: the run of a killed pool that was starting
+                    self._waiting.append(ended)
             if not slot.busy() and (folder := self._next()) is not None:
                 slot.start(folder)
 

@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from processes import ROOT, SECONDS
+from processes import SECONDS, planned
 
-from dl2pa import config
-from dl2pa.folder import RunFolder, State
+from dl2pa.folder import State
 
 _TASK = """\
 import os, signal, sys
@@ -29,13 +27,7 @@ slurm.become_run(sys.argv[1:])
 
 @pytest.mark.parametrize("runs", [1, 2])
 def test_a_task_that_is_told_before_it_listens(tmp_path: Path, runs: int) -> None:
-    config.register()
-    folders = []
-    for seed in range(runs):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose("config", overrides=[f"seed={seed}", "device=cpu", f"runs_dir={tmp_path}"])
-        folders.append(RunFolder.of(cfg))
-        folders[-1].plan(cfg)
+    folders = [planned(f"seed={seed}", "device=cpu", f"runs_dir={tmp_path}") for seed in range(runs)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     ended = subprocess.run(
         [sys.executable, "-c", _TASK, *(str(folder.path) for folder in folders)],

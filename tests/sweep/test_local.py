@@ -8,17 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from faults import environment
-from processes import LAUNCH, SECONDS, Ended
+from processes import LAUNCH, SECONDS, Ended, planned
 
 from dl2pa import lease
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.sweep import record
-from dl2pa.sweep.local import Local
+from dl2pa.sweep.local import Local, work_off
 
 WORDS = ("runtime.threads=1", "device=cpu", "hydra.launcher.slots=2")
 
@@ -187,6 +188,26 @@ def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
     assert wrong.code == 1
     assert "nonsense" in wrong.said
     assert "k8" in wrong.said
+
+
+def test_a_run_that_another_process_takes_while_ours_starts_is_waited_for(tmp_path: Path) -> None:
+    """As the run of a killed pool does that had not got as far as its folder."""
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+
+    def faster() -> None:
+        until(folder.output.exists)
+        held = lease.Lease.acquire(folder.path)
+        until(lambda: "another process is working on this run" in folder.output.read_text())
+        time.sleep(1)  # in which a pool that gives up does
+        folder.write_result({"top1": 1.0})
+        held.release()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(faster)
+        work_off([folder], [os.environ], [folder])
+        assert folder.state() is State.finished
+        ended.result()
+    assert folder.error() is None
 
 
 def test_an_error_before_the_run_has_its_folder(tmp_path: Path) -> None:
