@@ -8,12 +8,14 @@ cheaper. A class that stands twice in ``classes`` has its share in one column an
 the columns' rows by class is exact in any order, on a GPU too.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Statistic(nn.Module):
+class Statistic(nn.Module, ABC):
     """Interface; the buffers are part of the checkpoint, so that a resumed epoch goes on where it stopped.
 
     ``weighted``: whether images count by their class's weight in the loss. Directions do not: a batch's weights would
@@ -22,20 +24,23 @@ class Statistic(nn.Module):
 
     weighted = False
 
+    @abstractmethod
     def observe(self, features: Tensor, cost: Tensor, share: Tensor, classes: Tensor | None = None) -> None:
         """Take in one batch: unit features [B, d], the loss of calling image b class c [B, C], share [B, C].
 
         With ``classes`` [n], share is [B, n] and says so for these classes.
         """
-        raise NotImplementedError
 
     def score(self, prototypes: Tensor, assignment: Tensor) -> Tensor:
-        """[C, C]: how well each prototype (column; prototypes is [C, d]) suits each class (row)."""
+        """[C, C]: how well each prototype (column; prototypes is [C, d]) suits each class (row).
+
+        Confusion has none: it compares classes with each other, for the quadratic assignment alone.
+        """
         raise NotImplementedError
 
+    @abstractmethod
     def seen(self) -> Tensor:
         """[C] bool: the classes about which anything is known."""
-        raise NotImplementedError
 
     def reassign(self, old: Tensor, new: Tensor) -> None:
         """The assignment changes from ``old`` to ``new``, with every=step in the middle of an epoch."""
@@ -65,9 +70,9 @@ def _add(table: Tensor, rows: Tensor, classes: Tensor | None) -> None:
 class Directions(Statistic):
     """A statistic that knows a direction for each class: score = unit(direction_c) . w_p."""
 
+    @abstractmethod
     def means(self) -> Tensor:
         """[C, d] unit direction of each class; zero for a class of which nothing is known."""
-        raise NotImplementedError
 
     def score(self, prototypes: Tensor, assignment: Tensor) -> Tensor:
         return self.means() @ prototypes.T

@@ -1,5 +1,7 @@
 """Heads: from an embedding z [B, d] to class scores [B, C] whose arg-max is the prediction."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,12 +10,12 @@ from dl2pa.assignment.assigner import Assigner
 from dl2pa.losses import Target
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Interface. Scores have their columns in class order: no caller needs to know that prototypes are assigned."""
 
+    @abstractmethod
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding [B, d] -> (features [B, d] that the loss sees, scores [B, C])."""
-        raise NotImplementedError
 
     def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
         """Take note of a training batch, without gradients, after its optimizer step: the run's ``last`` or not."""
