@@ -90,7 +90,9 @@ def compare(expected: dict[str, dict[str, Any]], runs_dir: Path, sweeps: int) ->
         if found.keys() != expected.keys():
             problems.append(f"sweep {number}: runs {sorted(found)} instead of {sorted(expected)}")
         for run_id, folder in found.items():
-            if folder.state() is not State.finished or bits(folder) != expected[run_id]:
+            if (state := folder.state()) is not State.finished:
+                problems.append(f"{folder.path} is {state.value}")
+            elif bits(folder) != expected[run_id]:
                 problems.append(f"{folder.path} differs")
     return problems
 

@@ -130,7 +130,8 @@ class _Pool:
         self._looks: dict[str, Look] = {}
 
     def unfinished(self) -> bool:
-        return bool(self._waiting) or any(slot.busy() for slot in self._slots)
+        # A process that has ended counts until ``step`` has looked at what it left.
+        return bool(self._waiting) or any(slot.folder is not None for slot in self._slots)
 
     def step(self) -> None:
         """Start what can be started, and notice what has ended."""
