@@ -1,7 +1,7 @@
 """Finished runs as cells: what a table shows once, whatever the number of its seeds."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,6 +11,8 @@ from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.identity import NOT_IDENTITY
 from dl2pa.sweep import record
+
+_TUNED = "optimizer.lr"
 
 
 @dataclass
@@ -114,12 +116,12 @@ def _flat(values: Mapping[str, Any], over: Sequence[str]) -> dict[str, Any]:
 
 
 def _label(cells: Sequence[Cell]) -> None:
-    """A row is a method, and whatever else tells apart two cells that would stand in one place of a table."""
-    places: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        places[cell.dataset, cell.method, cell.dimension, cell.imbalance].append(cell)
+    """A row is a method, and whatever else tells apart two cells that would stand in one place of a table.
+
+    A learning rate is chosen for each row, so it names one only where nothing else tells two of them apart.
+    """
     telling: dict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)  # ordered
-    for (dataset, method, *_), rivals in places.items():
+    for (dataset, method, *_), rivals in _places(cells, lambda cell: cell.method).items():
         for name in rivals[0].config if len(rivals) > 1 else ():
             by_option: dict[str, set[str]] = defaultdict(set)
             for cell in rivals:
@@ -127,9 +129,29 @@ def _label(cells: Sequence[Cell]) -> None:
             telling[dataset, method] |= {
                 (name, option): None for option, values in by_option.items() if len(values) > 1
             }
+
+    def label(cell: Cell, without: str = "") -> str:
+        keys = telling[cell.dataset, cell.method]
+        names = [name for name, option in keys if option == _option(cell, name) and name != without]
+        return " ".join([cell.method, *(f"{name}={cell.config.get(name)}" for name in names)])
+
+    for same in grouped(cells, lambda cell: (cell.dataset, cell.method)).values():
+        shorter = _places(same, lambda cell: label(cell, _TUNED))
+        without = _TUNED if all(len(rivals) == 1 for rivals in shorter.values()) else ""
+        for cell in same:
+            cell.label = label(cell, without)
+
+
+def _places(cells: Sequence[Cell], row: Callable[[Cell], str]) -> dict[tuple[Any, ...], list[Cell]]:
+    """The cells in each place of the tables, by data set, row, dimension and imbalance."""
+    return grouped(cells, lambda cell: (cell.dataset, row(cell), cell.dimension, cell.imbalance))
+
+
+def grouped(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> dict[Any, list[Cell]]:
+    found: dict[Any, list[Cell]] = defaultdict(list)
     for cell in cells:
-        names = [name for name, option in telling[cell.dataset, cell.method] if option == _option(cell, name)]
-        cell.label = " ".join([cell.method, *(f"{name}={cell.config.get(name)}" for name in names)])
+        found[key(cell)].append(cell)
+    return found
 
 
 def _option(cell: Cell, name: str) -> str:

@@ -1,12 +1,11 @@
 """What the figures show, as data; draw.py makes pictures of it, and page.py plots that answer to the pointer."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dl2pa.errors import UserError
-from dl2pa.report.collect import Cell
+from dl2pa.report.collect import Cell, grouped
 
 SPLITS = ("head", "medium", "tail")
 
@@ -44,10 +43,10 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
     """Every figure for which there are runs."""
     done = [cell for cell in cells if cell.results]
     found: list[Figure] = []
-    for (dataset, backbone), mine in _grouped(done, lambda cell: (cell.dataset, cell.backbone)).items():
+    for (dataset, backbone), mine in grouped(done, lambda cell: (cell.dataset, cell.backbone)).items():
         where = f"{dataset}, {backbone}"
         stem = f"{dataset}-{backbone}"
-        for ratio, same in _grouped(mine, lambda cell: cell.imbalance).items():
+        for ratio, same in grouped(mine, lambda cell: cell.imbalance).items():
             at = "" if ratio is None else f", imbalance {ratio:g}"
             tag = "" if ratio is None else f"-imb{ratio:g}"
             series = _lines(same, lambda cell: cell.dimension)
@@ -59,7 +58,7 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
                 )
             if ratio is not None:
                 crowded = any(len(row.x) > 1 for row in series)
-                places = _grouped(same, lambda cell: cell.dimension) if crowded else {None: same}
+                places = grouped(same, lambda cell: cell.dimension) if crowded else {None: same}
                 for d, here in places.items():
                     at_d, tag_d = ("", "") if d is None else (f", d = {d}", f"-d{d}")
                     name = f"splits-{stem}{tag}{tag_d}"
@@ -71,7 +70,7 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
                         f"flops-{stem}{tag}", f"{where}{at}", "scatter", "training FLOP", "top-1 %", costs, log_x=True
                     )
                 )
-        for d, same in _grouped(mine, lambda cell: cell.dimension).items():
+        for d, same in grouped(mine, lambda cell: cell.dimension).items():
             if len({cell.imbalance for cell in same} - {None}) > 1:
                 long_tail = [cell for cell in same if cell.imbalance is not None]
                 series = _lines(long_tail, lambda cell: cell.imbalance)
@@ -79,26 +78,19 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
                 found.append(
                     Figure(f"imbalance-{stem}-d{d}", title, "line", "imbalance", "top-1 %", series, log_x=True)
                 )
-        for label, same in _grouped(mine, lambda cell: cell.label).items():
+        for label, same in grouped(mine, lambda cell: cell.label).items():
             found += _map(label, same, where, stem)
             if moves := _moves(same):
                 name = f"moves-{stem}-{_word(label)}"
                 found.append(Figure(name, f"{label} on {where}", "line", "epoch", "classes moved", moves))
-        moved = _grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
+        moved = grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
         found += [figure for same in moved.values() for figure in _owners(same[0], where, stem)]
-    return found
-
-
-def _grouped(cells: Iterable[Cell], key: Any) -> dict[Any, list[Cell]]:
-    found: dict[Any, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        found[key(cell)].append(cell)
     return found
 
 
 def _lines(cells: Sequence[Cell], x: Any) -> list[Series]:
     made = []
-    for label, mine in _grouped(cells, lambda cell: cell.label).items():
+    for label, mine in grouped(cells, lambda cell: cell.label).items():
         ordered = sorted(mine, key=x)
         means = [float(cell.mean() or 0.0) for cell in ordered]
         counts = [f"n = {len(cell.results)}" for cell in ordered]
@@ -119,7 +111,7 @@ def _splits(cells: Sequence[Cell]) -> list[Series]:
 def _costs(cells: Sequence[Cell]) -> list[Series]:
     """Each run by what its training cost: where epochs, widths or recipes differ, a curve of accuracy against FLOP."""
     made = []
-    for label, mine in _grouped(cells, lambda cell: cell.method).items():
+    for label, mine in grouped(cells, lambda cell: cell.method).items():
         results = sorted(
             (result for cell in mine for result in cell.results if result.get("flops")), key=lambda run: run["flops"]
         )

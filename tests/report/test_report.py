@@ -136,6 +136,19 @@ def test_rows_say_by_what_they_differ(tmp_path: Path) -> None:
     }
 
 
+def test_a_chosen_rate_names_a_row_only_where_nothing_else_does(tmp_path: Path) -> None:
+    for words in (["loss=cross_entropy", "optimizer.lr=0.1"], ["optimizer.lr=0.4"]):
+        write(tmp_path / "chosen", "dataset=digits", *words, top1=90.0)
+    labels = {cell.label for cell in collect([tmp_path / "chosen"])}
+    assert labels == {"dl2pa loss.name=cross_entropy", "dl2pa loss.name=squared_cosine"}
+    for rate in ("0.1", "0.4"):
+        write(tmp_path / "rates", "dataset=digits", f"optimizer.lr={rate}", top1=90.0)
+    assert {cell.label for cell in collect([tmp_path / "rates"])} == {
+        "dl2pa optimizer.lr=0.1",
+        "dl2pa optimizer.lr=0.4",
+    }
+
+
 def test_averaged_over_another_seed(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path, "dataset=digits", f"assignment.seed={number}", top1=90.0 + number)
