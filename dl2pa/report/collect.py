@@ -72,7 +72,7 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
         result = folder.result()
         group = folder.group() if result is None else result["group"]
         if group not in configs:
-            configs[group] = _flat(folder.frozen(), over)
+            configs[group] = flat(folder.frozen(), over)
         config = configs[group]
         key = tuple(sorted((name, str(value)) for name, value in config.items()))
         if key not in cells:
@@ -99,7 +99,7 @@ def _cell(config: Mapping[str, Any]) -> Cell:
     )
 
 
-def _flat(values: Mapping[str, Any], over: Sequence[str]) -> dict[str, Any]:
+def flat(values: Mapping[Any, Any], over: Sequence[str] = ()) -> dict[str, Any]:
     """Leaves by their dotted names, without what changes no result, the seed, and the keys of ``over``."""
     found: dict[str, Any] = {}
     for name, value in values.items():

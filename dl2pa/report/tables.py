@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dl2pa.errors import UserError
-from dl2pa.report import published, stats
+from dl2pa.report import presets, published, stats
 from dl2pa.report.collect import Cell
 
 Column = tuple[float | None, int]  # imbalance, dimension
 NOTES = (
     "top-1 of the last epoch in percent: mean ± standard deviation (n runs); (1) is a single run, without a deviation.",
     "— is not run; a count of planned runs that are not finished follows a slash.",
-    "Behind |: the published value and how far ours lies from it; with ? the published value is in doubt.",
+    "Behind |: the published value, how far ours lies from it; ? it is in doubt, † it is of another backbone.",
     "~ runs of this cell do not share precision, threads, hardware or revision.",
 )
 
@@ -81,17 +81,20 @@ def _table(dataset: str, backbone: str, cells: dict[tuple[str, Column], Cell], b
 
 
 def published_value(cell: Cell) -> published.Cell | None:
-    """What is published of a cell: same method, data set, dimension, imbalance and backbone; a source's main setting.
+    """What is published of a cell: same method, data set, dimension and imbalance; a source's main setting.
 
-    None for a row whose config differs from the method's other rows: what was published says nothing about it.
+    A number got with another backbone stands for want of one with the cell's own. None for a row that is not the
+    method as its preset has it: what was published says nothing about it.
     """
-    if cell.label != cell.method:
+    same = [
+        known
+        for known in _published()
+        if known.method == cell.method.partition(".")[0]
+        and (known.dataset, known.imbalance, known.dimension) == (cell.dataset, cell.imbalance, cell.dimension)
+    ]
+    if not same or not presets.is_preset(cell):
         return None
-    for known in _published():
-        same = (known.dataset, known.backbone, known.imbalance) == (cell.dataset, cell.backbone, cell.imbalance)
-        if same and known.method == cell.method.partition(".")[0] and known.dimension == cell.dimension:
-            return known
-    return None
+    return next((known for known in same if known.backbone == cell.backbone), same[0])
 
 
 @cache
@@ -114,7 +117,8 @@ def text(table: Table, row: str, column: Column) -> str:
         shown += f" p {p:.3f}" if p >= 0.001 else " p <.001"
         shown += "*" if p < 0.05 else ""
     if (known := published_value(cell)) is not None:
-        shown += f" | {known.value:g}{'?' if known.doubtful else ''} {mean - known.value:+.2f}"
+        marks = ("?" if known.doubtful else "") + ("†" if known.backbone != cell.backbone else "")
+        shown += f" | {known.value:g}{marks} {mean - known.value:+.2f}"
     return shown
 
 
@@ -152,7 +156,7 @@ def _notes(found: Sequence[Table]) -> list[str]:
     return [*NOTES, *([tested + "the table; * is below .05."] if baseline else [])]
 
 
-_TEX = {"±": r"$\pm$", "—": "--", "_": r"\_", "%": r"\%", "~": r"$\sim$", "|": r"$|$", "<": "$<$"}
+_TEX = {"±": r"$\pm$", "†": r"$\dagger$", "—": "--", "_": r"\_", "%": r"\%", "~": r"$\sim$", "|": r"$|$", "<": "$<$"}
 
 
 def _tex(plain: str) -> str:
@@ -176,7 +180,7 @@ def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     measured = ("top1", "macro", "head", "medium", "tail", "ece", "means_top1", "top1_best")
     names = ["dataset", "backbone", "label", "method", "dimension", "imbalance", "n", "missing", "mixed"]
     names += [f"{key}_{part}" for key in measured for part in ("mean", "std")]
-    names += ["published", "published_source", "doubtful"]
+    names += ["published", "published_backbone", "published_source", "doubtful"]
 
     def lines() -> Iterable[dict[str, Any]]:
         for cell in cells:
@@ -186,7 +190,8 @@ def write_cells(path: Path, cells: Iterable[Cell]) -> None:
             line |= {f"{key}_mean": cell.mean(key) for key in measured}
             line |= {f"{key}_std": cell.std(key) for key in measured}
             if known is not None:
-                line |= {"published": known.value, "published_source": known.source, "doubtful": known.doubtful}
+                line |= {"published": known.value, "published_backbone": known.backbone}
+                line |= {"published_source": known.source, "doubtful": known.doubtful}
             yield line
 
     _write(path, names, lines())

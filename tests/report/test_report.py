@@ -116,6 +116,17 @@ def test_what_is_published_stands_beside_and_doubt_is_marked(tmp_path: Path) -> 
     assert tables.text(table, "psc.cos_unscaled", column) == "30.00 ± 0.00 (3) | 25.67? +4.33"
 
 
+def test_published_numbers_belong_to_presets_alone(tmp_path: Path) -> None:
+    """Of another backbone they are marked; beside a row with another loss or assignment they would mislead."""
+    common = ("dataset=cifar10_lt", "recipe=fast", "dimension=64", "backbone.neck=linear")
+    write(tmp_path, *common, "method=dl2pa", top1=77.9)
+    write(tmp_path, *common, "method=dl2pa", "loss=cross_entropy", "optimizer.lr=0.03", top1=70.0)
+    write(tmp_path, *common, "method=dl2pa", "assignment.every=5", top1=70.0)
+    (table,) = tables.tables(collect([tmp_path]))
+    shown = {row: tables.text(table, row, table.columns[0]) for row in table.rows}
+    assert sorted(shown.values()) == ["70.00 (1)", "70.00 (1)", "77.90 (1) | 76.9† +1.00"]
+
+
 def test_a_single_run_has_no_deviation_and_mixed_cells_are_marked(tmp_path: Path) -> None:
     write(tmp_path, "dataset=digits", "seed=0", top1=90.0)
     (table,) = tables.tables(collect([tmp_path]))
