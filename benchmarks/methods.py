@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     names = [label(row) for row in rows]
     whole = trained(rows, 1, "runs", slots, more)
     half = trained(rows, 0.5, "shorter", slots, more)
-    quarter = [row.choosing(row.said).folder.result() for row in rows]
+    quarter = [run.folder.result() for run in rates.choosing((row, row.said) for row in rows)]
     docs = rates.ROOT / "docs"
     draw_curve(names, [[result for result in quarter if result is not None], half, whole], docs)
     (docs / "methods.md").write_text(table(rows, names, whole))

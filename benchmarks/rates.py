@@ -10,14 +10,14 @@ another rate than the chosen one, and ends with 1 then.
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra import initialize_config_dir
 
 from dl2pa import config
-from dl2pa.errors import Stopped, UserError, told
+from dl2pa.errors import UserError, told
 from dl2pa.sweep import grid
 from dl2pa.sweep.launch import launch
 from dl2pa.sweep.plan import Run, distinct, planned
@@ -31,12 +31,13 @@ LEFT_OUT = ("seed", "imbalance", "optimizer.lr")
 
 @dataclass
 class Row:
-    """``words``: of one run without rate; ``said``: the rate that the sweep has; ``accuracy``: of each rate tried, in
-    percent, minus infinity where the run failed."""
+    """``words``: of one run without rate; ``said``: the rate in the sweep; ``epochs``: of a run that tries a rate;
+    ``accuracy``: of each rate tried, in percent, minus infinity where the run failed."""
 
     sweep: str
     words: Sequence[str]
     said: float
+    epochs: int = 0
     accuracy: dict[float, float] = field(default_factory=dict)
 
     @property
@@ -50,49 +51,38 @@ class Row:
         edges = {min(self.accuracy), max(self.accuracy)}
         return [OUTSIDE[rate] for rate in edges & {self.chosen} & OUTSIDE.keys() if OUTSIDE[rate] not in self.accuracy]
 
-    def choosing(self, rate: float, more: Iterable[str] = ()) -> Run:
-        """The run that tries ``rate``."""
-        (full,) = planned([self.words])
-        epochs = round(full.cfg.epochs / 4)
-        shorter = [f"epochs={epochs}", f"eval_every={epochs}", "holdout=0.1", f"runs_dir={CHOICES}"]
-        (run,) = planned([[*self.words, *shorter, f"optimizer.lr={rate}", *more]])
-        return run
-
 
 def rows_of(sweep: str) -> list[Row]:
-    """The rows of the sweep called so; its common words stand in none of their names."""
+    """The rows of the sweep called so; Hydra must be initialised."""
     found: dict[tuple[str, ...], Row] = {}
     for job in grid.expand(grid.read(sweep)):
         words = dict(word.split("=", 1) for word in job)
         kept = tuple(f"{key}={value}" for key, value in words.items() if key not in LEFT_OUT)
         at = ["imbalance=0.01"] if "imbalance" in words else []
         found.setdefault(kept, Row(sweep, [*kept, *at, "seed=0"], float(words["optimizer.lr"])))
-    return list(found.values())
+    rows = list(found.values())
+    for row, whole in zip(rows, planned([row.words for row in rows]), strict=True):
+        row.epochs = round(whole.cfg.epochs / 4)
+    return rows
 
 
-def try_rates(rows: Sequence[Row], slots: int, more: Sequence[str] = ()) -> None:
-    """Train what is not finished, and fill in ``accuracy``."""
-    while wanted := {(id(row), rate): row.choosing(rate, more) for row in rows for rate in row.untried()}:
-        try:
-            launch(distinct(wanted.values()), None, "local", {"slots": slots}, wait=True)
-        except Stopped:
-            raise
-        except UserError as error:  # a rate that is too large is an answer
-            print(error)
-        for row in rows:
-            for rate in row.untried():
-                result = wanted[id(row), rate].folder.result()
-                row.accuracy[rate] = -math.inf if result is None else result["val_macro"]
+def choosing(wanted: Iterable[tuple[Row, float]], more: Sequence[str] = ()) -> list[Run]:
+    """The runs that try rates for rows."""
+    jobs = []
+    for row, rate in wanted:
+        shorter = [f"epochs={row.epochs}", f"eval_every={row.epochs}", "holdout=0.1", f"runs_dir={CHOICES}"]
+        jobs.append([*row.words, *shorter, f"optimizer.lr={rate}", *more])
+    return planned(jobs)
 
 
-def read_rates(rows: Sequence[Row]) -> None:
-    """Fill in ``accuracy`` from what is finished, without training."""
-    for row in rows:
-        while untried := row.untried():
-            results = {rate: row.choosing(rate).folder.result() for rate in untried}
-            row.accuracy |= {
-                rate: -math.inf if result is None else result["val_macro"] for rate, result in results.items()
-            }
+def try_rates(rows: Sequence[Row], work_off: Callable[[Sequence[Run]], None], more: Sequence[str] = ()) -> None:
+    """Fill in ``accuracy`` of all rows; ``work_off`` trains what is not finished, or does not."""
+    while wanted := [(row, rate) for row in rows for rate in row.untried()]:
+        runs = choosing(wanted, more)
+        work_off(distinct(runs))
+        for (row, rate), run in zip(wanted, runs, strict=True):
+            result = run.folder.result()
+            row.accuracy[rate] = -math.inf if result is None else result["val_macro"]
 
 
 def name(row: Row) -> str:
@@ -131,7 +121,14 @@ def main(arguments: Sequence[str]) -> None:
     if not sweeps:
         raise UserError(__doc__ and __doc__.splitlines()[0])
     rows = [row for sweep in sweeps for row in rows_of(sweep)]
-    try_rates(rows, slots, [f"{key}={value}" for key, value in words.items()])
+
+    def train(runs: Sequence[Run]) -> None:
+        try:
+            launch(runs, None, "local", {"slots": slots}, wait=True)
+        except UserError as error:  # a rate that is too large is an answer
+            print(error)
+
+    try_rates(rows, train, [f"{key}={value}" for key, value in words.items()])
     (CHOICES / "README.md").write_text(page(rows))
     print(page(rows))
     others = [

@@ -30,7 +30,7 @@ usage: python -m dl2pa VERB ...
 RUN and FOLDER are run folders: RUNS_DIR/DATASET/NAME; DIR is one, or a RUNS_DIR. python launch.py --help says how to
 train."""
 
-# verb: module and function, imported when asked for. fetch and mirror are started by sweeps and runs, not by people.
+# verb: module and function, imported when asked for. fetch, probe and mirror are started by sweeps and runs.
 VERBS = {
     "run": "dl2pa.__main__:run_folders",
     "plan": "dl2pa.sweep.plan:main",
@@ -41,6 +41,7 @@ VERBS = {
     "logs": "dl2pa.sweep.verbs:logs",
     "report": "dl2pa.report.command:main",
     "fetch": "dl2pa.__main__:fetch",
+    "probe": "dl2pa.probe:main",
     "prototypes": "dl2pa.prototypes.command:main",
     "predict": "dl2pa.predict:main",
     "sync": "dl2pa.sweep.verbs:sync",

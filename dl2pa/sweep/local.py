@@ -16,40 +16,55 @@ from dl2pa import lease
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.signals import held_back, listening
+from dl2pa.sweep import sharing
 from dl2pa.sweep.look import Display, Look, look
 
 POLL = 0.05  # seconds
 ELSEWHERE = 2.0  # seconds between two looks at a run that another process works on
 MEMORY = 2 * 2**30  # bytes that a run on the CPU is expected to take
+MOST = 16  # runs that are tried on one GPU
 
 
 @dataclass(frozen=True)
 class Local:
     """``slots``: runs at a time; null is one for each GPU, or on the CPU one for each core that has memory enough.
-    ``runs_per_gpu``: how many share a GPU."""
+    ``runs_per_gpu``: how many share a GPU. Either may be auto: what is fastest is found by trying (sharing.py)."""
 
-    slots: int | None = None
-    runs_per_gpu: int = 1
+    slots: int | str | None = None
+    runs_per_gpu: int | str = 1
 
-    def environments(self, threads: int) -> list[dict[str, str]]:
+    def environments(self, threads: int, first: RunFolder | None) -> list[dict[str, str]]:
         """For each slot what its runs' environment has besides this process's.
 
         Args:
             threads: CPU threads that a run asks for, at least 1.
+            first: one of the runs, to try with; None if there are none.
 
         Raises:
             UserError: no such number of slots.
         """
         for name, value in (("slots", self.slots), ("runs_per_gpu", self.runs_per_gpu)):
-            if value is not None and value < 1:
-                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on")
+            if value not in (None, "auto") and (isinstance(value, str) or value < 1):
+                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on, or auto")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if found := gpus():
-            count = self.slots or len(found) * self.runs_per_gpu
-            return [{"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} for slot in range(count)]
-        roomy = min(cpus // threads, psutil.virtual_memory().available // MEMORY)
-        count = self.slots or max(1, roomy)
-        return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count)))}] * count
+        found = gpus()
+
+        def environment(count: int, slot: int = 0) -> dict[str, str]:
+            """``count``: of the runs that share a device."""
+            if found:
+                return {"CUDA_VISIBLE_DEVICES": found[slot % len(found)]}
+            return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count)))}
+
+        if "auto" in (self.slots, self.runs_per_gpu):
+            most = MOST if found else max(1, cpus // threads)
+            counts = [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
+            share = 1 if first is None else sharing.best(first, counts, environment)
+        elif found:
+            share = int(self.runs_per_gpu)
+        else:
+            share = max(1, min(cpus // threads, psutil.virtual_memory().available // MEMORY))
+        count = self.slots if isinstance(self.slots, int) else share * (len(found) or 1)
+        return [environment(count, slot) for slot in range(count)]
 
 
 def gpus() -> list[str]:

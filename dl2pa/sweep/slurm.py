@@ -70,8 +70,11 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> list[st
     """
     if shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
-    if resources.runs_per_gpu < 1:
-        raise UserError(f"hydra.launcher.runs_per_gpu={resources.runs_per_gpu} is not legal: use an integer from 1 on")
+    if not isinstance(resources.runs_per_gpu, int) or resources.runs_per_gpu < 1:
+        raise UserError(
+            f"hydra.launcher.runs_per_gpu={resources.runs_per_gpu} is not legal: use an integer from 1 on "
+            "(auto has to try, which hydra/launcher=local does on a node that has the GPU)"
+        )
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.slurm.slurm import SlurmExecutor
 

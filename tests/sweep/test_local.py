@@ -12,14 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 from faults import environment
 from processes import LAUNCH, SECONDS, Ended, planned
 
 from dl2pa import lease
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
-from dl2pa.sweep import record
+from dl2pa.sweep import record, sharing
 from dl2pa.sweep.local import Local, work_off
+from dl2pa.sweep.sharing import Measured
 
 WORDS = ("runtime.threads=1", "device=cpu", "hydra.launcher.slots=2")
 
@@ -192,7 +194,7 @@ def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_run_that_another_process_takes_while_ours_starts_is_waited_for(tmp_path: Path) -> None:
     """As the run of a killed pool does that had not got as far as its folder."""
-    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    folder = planned("device=cpu", f"runs_dir={tmp_path}", f"data_root={tmp_path}")
 
     def faster() -> None:
         until(folder.output.exists)
@@ -223,16 +225,53 @@ def test_an_error_before_the_run_has_its_folder(tmp_path: Path) -> None:
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert Local().environments(1) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
-    shared = [slot["CUDA_VISIBLE_DEVICES"] for slot in Local(runs_per_gpu=2).environments(1)]
+    assert Local().environments(1, None) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    shared = [slot["CUDA_VISIBLE_DEVICES"] for slot in Local(runs_per_gpu=2).environments(1, None)]
     assert shared == ["2", "5", "2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cpus = len(os.sched_getaffinity(0))
-    assert Local(slots=1).environments(1) == [{"OMP_NUM_THREADS": str(cpus)}]
-    assert 1 <= len(Local().environments(1)) <= cpus
-    with pytest.raises(UserError, match=r"hydra.launcher.slots=0 is not legal"):
-        Local(slots=0).environments(1)
+    assert Local(slots=1).environments(1, None) == [{"OMP_NUM_THREADS": str(cpus)}]
+    assert 1 <= len(Local().environments(1, None)) <= cpus
+    for value in (0, "many"):
+        with pytest.raises(UserError, match=rf"hydra.launcher.slots={value} is not legal"):
+            Local(slots=value).environments(1, None)
+
+
+def test_slots_that_were_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Speed of one run beside others of 0 to 16, of which each takes 10 of 100 bytes."""
+    speeds = {1: 100.0, 2: 90.0, 4: 60.0, 8: 31.0}
+    tried: list[int] = []
+
+    def side_by_side(folder: RunFolder, count: int, environment: Mapping[str, str]) -> list[Measured]:
+        tried.append(count)
+        return [Measured(speeds[count], 10, 100)] * count
+
+    monkeypatch.setattr(sharing, "side_by_side", side_by_side)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    first = RunFolder(tmp_path)
+    assert len(Local(runs_per_gpu="auto").environments(1, first)) == 2 * 4, "8 do 248 images a second, 4 do 240"
+    assert tried == [1, 2, 4, 8]
+    speeds[8] = 60.0
+    assert len(Local(slots="auto").environments(1, first)) == 2 * 8, "16 would fill the memory"
+    monkeypatch.setattr(sharing, "side_by_side", lambda folder, count, environment: [])
+    assert len(Local(slots="auto").environments(1, first)) == 2, "one a GPU: a run that cannot be tried says why itself"
+
+
+@pytest.mark.slow
+def test_slots_are_tried(tmp_path: Path) -> None:
+    """The processes of the trial train at the same time, and leave the run as it was."""
+    cfg = compose_config(
+        "epochs=2000", "runtime.threads=1", "device=cpu", f"runs_dir={tmp_path}", f"data_root={tmp_path}"
+    )
+    folder = RunFolder.of(cfg)
+    folder.plan(cfg)
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    found = sharing.side_by_side(folder, 2, os.environ)
+    assert len(found) == 2
+    assert all(run.images_per_second > 0 and 2**26 < run.memory < run.capacity for run in found)
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+    assert sharing.side_by_side(RunFolder(tmp_path / "nothing"), 2, os.environ) == []
 
 
 def test_the_record_of_a_sweep_says_how_it_was_launched(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""python -m dl2pa probe FOLDER: a few seconds of a run's training, measured (sweep/sharing.py)."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from dl2pa import run
+from dl2pa.device import DEFAULT_THREADS, resolve_device, resolve_precision
+from dl2pa.errors import UserError
+from dl2pa.folder import RunFolder
+
+SECONDS = 5.0
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Builds what the run needs, says that it is ready, waits for a line, trains, and prints what it measured.
+
+    Nothing is written into the folder, and the run may be in progress elsewhere.
+
+    Raises:
+        UserError: not one run folder, or what the run itself would raise.
+    """
+    if len(arguments) != 1:
+        raise UserError("usage: python -m dl2pa probe FOLDER")
+    cfg = RunFolder.existing(arguments[0]).config()
+    device = resolve_device(cfg.device)
+    torch.set_num_threads(cfg.runtime.threads or DEFAULT_THREADS)
+    precision = resolve_precision(cfg.precision.value, device)
+    trainer = run.make_trainer(cfg, run.load_data(cfg), device, precision)
+    print("ready", flush=True)
+    if sys.stdin.readline() == "":
+        return
+    began = time.perf_counter()
+
+    def on_step() -> None:
+        if time.perf_counter() - began > SECONDS:
+            raise _EnoughError
+
+    try:
+        trainer.fit(on_step, lambda loss, last: None)
+    except _EnoughError:
+        float(trainer.meter.total)  # waits for the device
+    speed = trainer.position.images / (time.perf_counter() - began)
+    memory, capacity = _memory(device)
+    print(json.dumps({"images_per_second": speed, "memory": memory, "capacity": capacity}))
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that this process took at most, and that there were for it and others: of the GPU (which probes have to
+    themselves: what is taken is theirs), or of the machine."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free, total
+    taken = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    return taken, psutil.virtual_memory().available + taken

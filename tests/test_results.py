@@ -1,0 +1,61 @@
+"""The runs that are kept: complete, small, without a trace of where they were made, and what the reports come from."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from composing import CONF
+from hydra import initialize_config_dir
+from processes import ROOT
+
+from dl2pa import config
+from dl2pa.folder import RunFolder
+from dl2pa.report import command
+
+RUNS = ROOT / "results" / "runs"
+REPORT = ROOT / "results" / "report"
+TABLES = ("tables.md", "tables.tex", "runs.csv", "cells.csv")
+KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "result.json"}
+LARGEST = 60_000  # bytes a run
+CHOSEN = ("fast_methods",)  # sweeps whose rates are chosen
+sys.path.append(str(ROOT / "benchmarks"))
+import rates  # noqa: E402 - benchmarks are scripts
+
+
+def tracked(folder: Path) -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z", folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split("\0") if name]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout: what is kept is not known")
+def test_kept_runs_are_small_and_say_nothing_of_where_they_ran() -> None:
+    sizes: dict[Path, int] = {}
+    for path in tracked(ROOT / "results" / "runs") + tracked(rates.CHOICES):
+        if path.parent in (RUNS, rates.CHOICES):
+            continue
+        assert path.name in KEPT, path
+        sizes[path.parent] = sizes.get(path.parent, 0) + path.stat().st_size
+    assert sizes
+    assert max(sizes.values()) <= LARGEST, max(sizes, key=lambda folder: sizes[folder])
+
+
+def test_every_kept_run_is_named_by_its_config() -> None:
+    folders = RunFolder.below(RUNS)
+    for folder in folders:
+        assert RunFolder.of(folder.config()).path == folder.path
+
+
+def test_the_tables_are_those_of_the_kept_runs(tmp_path: Path) -> None:
+    command.main([str(RUNS), "--out", str(tmp_path), "figures=false"])
+    for name in TABLES:
+        assert (tmp_path / name).read_bytes() == (REPORT / name).read_bytes(), f"{name}: make the report anew"
+
+
+def test_the_rates_of_sweeps_are_the_chosen_ones() -> None:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        rows = [row for sweep in CHOSEN for row in rates.rows_of(sweep)]
+        rates.try_rates(rows, lambda runs: None)
+        assert {rates.name(row): row.said for row in rows} == {rates.name(row): row.chosen for row in rows}
+        assert (rates.CHOICES / "README.md").read_text() == rates.page(rows)
