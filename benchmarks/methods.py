@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
     slots = int(words.pop("slots", "2"))
     more = [f"{key}={value}" for key, value in words.items()]
     rows = rates.rows_of(SWEEP)
-    names = [label(row) for row in rows]
+    names = [rates.label(row.words) for row in rows]
     whole = trained(rows, 1, "runs", slots, more)
     half = trained(rows, 0.5, "shorter", slots, more)
     quarter = [run.folder.result() for run in rates.choosing((row, row.said) for row in rows)]
@@ -95,15 +95,6 @@ def main(arguments: Sequence[str]) -> None:
     draw_curve(names, [[result for result in quarter if result is not None], half, whole], docs)
     (docs / "methods.md").write_text(table(rows, names, whole))
     print((docs / "methods.md").read_text())
-
-
-def label(row: rates.Row) -> str:
-    """A row by its method, and the loss or assignment where it is not the preset's."""
-    words = dict(word.split("=", 1) for word in row.words)
-    variant = f".{words['method.variant']}" if "method.variant" in words else ""
-    return " ".join(
-        [words["method"] + variant, *(f"{key}={words[key]}" for key in ("loss", "assignment") if key in words)]
-    )
 
 
 if __name__ == "__main__":

@@ -85,10 +85,12 @@ def try_rates(rows: Sequence[Row], work_off: Callable[[Sequence[Run]], None], mo
             row.accuracy[rate] = -math.inf if result is None else result["val_macro"]
 
 
-def name(row: Row) -> str:
-    """The words in which a row differs from others of its sweep."""
-    common = set.intersection(*(set(other.words) for other in rows_of(row.sweep)))
-    return " ".join(word for word in row.words if word not in common)
+def label(words: Sequence[str]) -> str:
+    """A row of a sweep by its method, and the loss or assignment where it is not the preset's."""
+    values = dict(word.split("=", 1) for word in words)
+    variant = f".{values['method.variant']}" if "method.variant" in values else ""
+    parts = [f"{key}={values[key]}" for key in ("loss", "assignment") if key in values]
+    return " ".join([values["method"] + variant, *parts])
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -110,7 +112,7 @@ def page(rows: Sequence[Row]) -> str:
             value = row.accuracy.get(rate)
             text = "" if value is None else "failed" if value == -math.inf else f"{value:.1f}"
             shown.append(f"**{text}**" if rate == row.chosen else text)
-        lines.append(f"| {row.sweep} | {name(row)} | {' | '.join(shown)} |")
+        lines.append(f"| {row.sweep} | {label(row.words)} | {' | '.join(shown)} |")
     return "\n".join([*lines, ""])
 
 
@@ -132,7 +134,9 @@ def main(arguments: Sequence[str]) -> None:
     (CHOICES / "README.md").write_text(page(rows))
     print(page(rows))
     others = [
-        f"sweep={row.sweep} {name(row)}: {row.said:g}, chosen {row.chosen}" for row in rows if row.said != row.chosen
+        f"sweep={row.sweep} {label(row.words)}: {row.said:g}, chosen {row.chosen}"
+        for row in rows
+        if row.said != row.chosen
     ]
     if others:
         raise UserError("\n".join([*others, "these rows of the sweeps have another rate than the chosen one"]))

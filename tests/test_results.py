@@ -20,7 +20,8 @@ KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "re
 LARGEST = 60_000  # bytes a run
 CHOSEN = ("fast_methods",)  # sweeps whose rates are chosen
 sys.path.append(str(ROOT / "benchmarks"))
-import rates  # noqa: E402 - benchmarks are scripts
+import claims  # noqa: E402 - benchmarks are scripts
+import rates  # noqa: E402
 
 
 def tracked(folder: Path) -> list[Path]:
@@ -57,5 +58,17 @@ def test_the_rates_of_sweeps_are_the_chosen_ones() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         rows = [row for sweep in CHOSEN for row in rates.rows_of(sweep)]
         rates.try_rates(rows, lambda runs: None)
-        assert {rates.name(row): row.said for row in rows} == {rates.name(row): row.chosen for row in rows}
+        names = [(row.sweep, rates.label(row.words)) for row in rows]
+        said = {name: row.said for name, row in zip(names, rows, strict=True)}
+        assert said == {name: row.chosen for name, row in zip(names, rows, strict=True)}
         assert (rates.CHOICES / "README.md").read_text() == rates.page(rows)
+
+
+def test_the_claims_have_the_kept_runs_numbers() -> None:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        text = claims.PAGE.read_text()
+        assert claims.filled(text) == text, "run python benchmarks/claims.py"
+        for sweep in claims.PAIRS:
+            assert f"<!-- {sweep} -->\n| row |" in text
+            assert f"<!-- {sweep} differences -->\n| difference |" in text

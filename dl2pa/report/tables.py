@@ -74,7 +74,9 @@ def _table(dataset: str, backbone: str, cells: dict[tuple[str, Column], Cell], b
     found: dict[tuple[str, Column], float] = {}
     for place, cell in cells.items():
         rival = cells.get((baseline or "", place[1]))
-        if rival is not None and (p := stats.welch(cell, rival)) is not None:
+        if rival is None or rival is cell:
+            continue
+        if (p := stats.welch(cell.values("top1"), rival.values("top1"))) is not None:
             found[place] = p
     adjusted = dict(zip(found, stats.holm(list(found.values())), strict=True))
     return Table(dataset, backbone, columns, rows, cells, adjusted, baseline)

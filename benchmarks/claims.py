@@ -1,0 +1,126 @@
+"""What the kept runs say about the claims: python benchmarks/claims.py
+
+Writes the tables of results/README.md, each between two comments that name it, and leaves the words around them. Rows
+are those of the sweeps named below, of what is finished in results/runs; the differences that a block of claims turns
+on are tested together (Welch's test, Holm's correction over the block).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import rates
+from hydra import initialize_config_dir
+
+from dl2pa import config
+from dl2pa.report import stats
+from dl2pa.sweep import grid
+from dl2pa.sweep.plan import planned
+
+PAGE = rates.ROOT / "results" / "README.md"
+RUNS = rates.ROOT / "results" / "runs"
+# Of each sweep the pairs of rows that its claims compare, at every imbalance and dimension that both have.
+PAIRS: dict[str, Sequence[tuple[str, str]]] = {
+    "fast_cifar100": [
+        ("dl2pa", "hpn"),
+        ("dl2pa loss=cross_entropy", "hpn loss=cross_entropy"),
+        ("hpn loss=cross_entropy", "hpn"),
+        ("dl2pa loss=cross_entropy", "dl2pa"),
+        ("dl2pa loss=cross_entropy", "psc.cos_scaled"),
+        ("dl2pa_plus", "psc.cos_scaled"),
+        ("psc.cos_scaled", "psc.cos_unscaled"),
+    ],
+    "fast_cifar10_lt": [
+        ("dl2pa", "etf"),
+        ("dl2pa", "psc.linear"),
+        ("etf", "psc.linear"),
+        ("dl2pa", "balanced_softmax.linear"),
+        ("dl2pa loss=balanced_cross_entropy assignment=static", "balanced_softmax.linear"),
+        ("dl2pa_plus", "balanced_softmax.linear"),
+    ],
+}
+PAIRS["fast_cifar100_lt"] = PAIRS["fast_cifar10_lt"]
+Place = tuple[str, str]  # imbalance, dimension
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row's runs came to at a place; ``planned`` is how many the sweep has."""
+
+    top1: Sequence[float]
+    flops: float | None
+    planned: int
+
+    def text(self) -> str:
+        if not self.top1:
+            return f"missing (0/{self.planned})"
+        spread = f" ± {stdev(self.top1):.2f}" if len(self.top1) > 1 else ""
+        left = f"/{self.planned}" if len(self.top1) < self.planned else ""
+        return f"{mean(self.top1):.2f}{spread} ({len(self.top1)}{left})"
+
+
+def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
+    """By row label and place, in the order of the sweep."""
+    jobs = grid.expand(grid.read(sweep))
+    runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
+    found: dict[tuple[str, Place], list[dict[str, float] | None]] = {}
+    for job, run in zip(jobs, runs, strict=True):
+        words = dict(word.split("=", 1) for word in job)
+        place = (words.get("imbalance", ""), str(run.cfg.dimension))
+        found.setdefault((rates.label(job), place), []).append(run.folder.result())
+    rows = {}
+    for key, results in found.items():
+        done = [result for result in results if result is not None]
+        flops = mean(result["flops"] for result in done) if done else None
+        rows[key] = Row([result["top1"] for result in done], flops, len(results))
+    return rows
+
+
+def accuracies(rows: dict[tuple[str, Place], Row]) -> list[str]:
+    """A table of all rows."""
+    lines = ["| row | imbalance | d | top-1 % (n) | training FLOP |", "|---|---|---|---|---|"]
+    for (label, (imbalance, dimension)), row in rows.items():
+        flops = "" if row.flops is None else f"{row.flops:.2g}"
+        lines.append(f"| {label} | {imbalance} | {dimension} | {row.text()} | {flops} |")
+    return lines
+
+
+def differences(rows: dict[tuple[str, Place], Row], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """A table of the pairs; p and Holm's p where both sides have runs enough."""
+    compared = [
+        (first, second, place, rows[first, place].top1, rows[second, place].top1)
+        for first, second in pairs
+        for label, place in rows
+        if label == first and (second, place) in rows
+    ]
+    p = [stats.welch(mine, theirs) for *_, mine, theirs in compared]
+    adjusted = iter(stats.holm([value for value in p if value is not None]))
+    lines = ["| difference | imbalance | d | points | Welch's p | Holm's p |", "|---|---|---|---|---|---|"]
+    for (first, second, place, mine, theirs), value in zip(compared, p, strict=True):
+        points = f"{mean(mine) - mean(theirs):+.2f}" if mine and theirs else "missing"
+        shown = ["", ""] if value is None else [_p(value), _p(next(adjusted))]
+        lines.append(f"| {first} - {second} | {place[0]} | {place[1]} | {points} | {' | '.join(shown)} |")
+    return lines
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<.001"
+
+
+def filled(text: str) -> str:
+    """The page with its tables as the kept runs have them; Hydra must be initialised."""
+    for sweep, pairs in PAIRS.items():
+        rows = rows_of(sweep)
+        for name, lines in ((sweep, accuracies(rows)), (f"{sweep} differences", differences(rows, pairs))):
+            between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+            table = "\n".join(lines)
+            text = between.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    config.register()
+    with initialize_config_dir(str(Path(rates.ROOT) / "conf"), version_base="1.3"):
+        PAGE.write_text(filled(PAGE.read_text()))
