@@ -92,8 +92,13 @@ def compare(expected: dict[str, dict[str, Any]], runs_dir: Path, sweeps: int) ->
         for run_id, folder in found.items():
             if (state := folder.state()) is not State.finished:
                 problems.append(f"{folder.path} is {state.value}")
-            elif bits(folder) != expected[run_id]:
-                problems.append(f"{folder.path} differs")
+                continue
+            found_bits = bits(folder)
+            problems += [
+                f"{folder.path} has other {part}: {found_bits[part]} instead of {wanted}"
+                for part, wanted in expected[run_id].items()
+                if found_bits[part] != wanted
+            ]
     return problems
 
 

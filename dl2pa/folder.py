@@ -200,11 +200,12 @@ class RunFolder:
                 was not asked: then a submitted run counts as queued until it starts.
             now: ``lease.file_clock`` of the runs_dir, for who asks for many.
         """
-        if (self.path / "result.json").exists():
+        holder, alive = lease.seen(self.path, now)
+        if (self.path / "result.json").exists():  # looked for after the lease: a run writes it, and then lets go
             return State.finished
-        if lease.alive(self.path, now):
+        if alive:
             return State.running
-        job, holder = self.job(), lease.last(self.path)[1]
+        job = self.job()
         died = holder is not None and not holder.released
         if job is not None:
             found = "PENDING" if queue is None else queue.get(job, "")

@@ -55,9 +55,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         with folder.claimed():
             folder.set_aside()
     if (result := folder.result()) is not None:
-        print(f"already finished: {folder.path} (rerun=true trains anew)\n{_summary(result)}")
-        return result
+        return _finished(folder, result)
     with folder.claimed() as lease, listening() as stop:
+        if (result := folder.result()) is not None:  # by another process that has just let go
+            return _finished(folder, result)
         folder.write_error(None)
         try:
             return _Run(cfg, folder, lease, stop).to_the_end()
@@ -66,6 +67,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             with contextlib.suppress(UserError):  # a full disk, which may well be the first error
                 folder.write_error(error)
             raise
+
+
+def _finished(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    print(f"already finished: {folder.path} (rerun=true trains anew)\n{_summary(result)}")
+    return result
 
 
 def load_data(cfg: DictConfig) -> Data:
