@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from composing import compose_config
+from processes import ROOT, SECONDS
 from wandb_server import serving
 
 import dl2pa
@@ -272,6 +274,35 @@ def test_a_search_on_a_run_that_is_finished_already(
     assert (searched["method"], searched["optimizer.lr"]) == ("dl2pa", 0.5)
     assert {name: searched[f"method.{name}"] for name in usual["method"]} == usual["method"]
     assert searched["optimizer"] == usual["optimizer"]
+
+
+@pytest.mark.slow
+def test_the_search_of_this_repository_with_wandbs_own_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sweeps/wandb, on fewer images: a try, and the same once more, both end with the metric that is searched by."""
+    search = (ROOT / "sweeps" / "wandb" / "learning_rate.yaml").read_text()
+    few = [f"{key}={tmp_path / key}" for key in ("runs_dir", "data_root")]
+    few += ["max_steps=2", "device=cpu", f"logger.finish_seconds={SECONDS}"]
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        server.search = search.replace("dataset=cifar10_lt", "\n  - ".join(["dataset=digits_lt", *few]))
+        server.tries = [{"method": "etf", "optimizer.lr": 0.25, "optimizer.weight_decay": 0.001}] * 2
+        agent = [sys.executable, "-m", "wandb", "agent", "--count", "2", "someone/dl2pa/search"]
+        done = subprocess.run(agent, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert "already finished" in done.stdout, done.stderr
+    assert set(server.runs) == {("someone", "dl2pa", "left-1"), ("someone", "dl2pa", "left-0")}
+    metric = yaml.safe_load(search)["metric"]["name"]
+    (folder,) = RunFolder.below(tmp_path / "runs_dir")
+    result = folder.result()
+    assert result is not None
+    for found in server.runs.values():
+        assert metric in found.history[0]
+        assert json.loads(found.summary)[metric] == result[metric]
+    assert folder.frozen()["optimizer"]["lr"] == 0.25
+    assert folder.frozen()["method"]["name"] == "etf"
 
 
 def test_a_rerun_is_another_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""As much of a W&B server as a run needs that is logged, stopped and resumed."""
+"""As much of a W&B server as a run needs that is logged, stopped and resumed, and an agent of a search."""
 
 import json
 import re
@@ -28,12 +28,17 @@ class Run:
 
 
 class Server(ThreadingHTTPServer):
-    """``runs`` by entity, project and id. ``gone``: hangs up on whoever calls."""
+    """``runs`` by entity, project and id. ``gone``: hangs up on whoever calls.
+
+    ``search``: the YAML of a search. ``tries``: the parameters of its runs that are left, which agents get.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.runs: dict[tuple[str, str, str], Run] = {}
         self.gone = False
+        self.search = ""
+        self.tries: list[dict[str, Any]] = []
 
     def only(self) -> Run:
         """The one run that there is; one that nothing is known of if there is none."""
@@ -70,7 +75,11 @@ class Server(ThreadingHTTPServer):
         if name == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in values["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if name == "Heartbeat":
+            return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(self._commands(values))}}
         return {
+            "SweepWithRuns": {"project": {"sweep": {"config": self.search, "runs": {"edges": []}}}},
+            "CreateAgent": {"createAgent": {"agent": {"id": "a"}}},
             "ServerFeaturesQuery": {"serverInfo": {"features": []}},
             "Viewer": {"viewer": {"id": "v", "entity": "someone", "username": "someone", "teams": {"edges": []}}},
             "ArtifactType": {"project": {"artifact": None}},
@@ -80,6 +89,14 @@ class Server(ThreadingHTTPServer):
                 }
             },
         }.get(name, {})
+
+    def _commands(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """One try at a time, as soon as no other runs."""
+        if not self.tries or any(json.loads(values["runState"]).values()):
+            return []
+        parameters = {name: {"value": value} for name, value in self.tries.pop(0).items()}
+        program = re.findall(r"^program: (.*)", self.search, re.MULTILINE)[0]
+        return [{"type": "run", "run_id": f"left-{len(self.tries)}", "program": program, "args": parameters}]
 
 
 def _bucket(run: Run) -> dict[str, Any]:
