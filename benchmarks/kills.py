@@ -1,9 +1,9 @@
 """kill -9 at random moments over a local sweep: python benchmarks/kills.py [kills=200] [seed=0] [folder=DIR]
 
 A sweep of digits runs is worked off by slots while the pool, or one of its runs, is killed again and again, and the
-same command started anew. A kill falls within the first half of the time that an undisturbed sweep takes here. Every run
-of every sweep must come to the bits of an undisturbed one, and no file that was cut off may be read as whole. Exits with
-1, and says which run differs and how, if not.
+same command started anew. A kill falls within the first half of the time that an undisturbed sweep takes here. Every
+run of every sweep must come to the bits of an undisturbed one, and no file that was cut off may be read as whole. Exits
+with 1, and says which run differs and how, if not.
 """
 
 import os

@@ -152,7 +152,8 @@ def test_killed_for_want_of_memory(cluster: Cluster, tmp_path: Path, monkeypatch
             "-s4-": "import time; step > 3 and time.sleep(1)",
         },
     )
-    assert dl2pa(cluster, tmp_path, "-m", "seed=0,1,2", "epochs=2", *WORDS, "hydra.launcher.mem_gb=2", faults=faults).code == 0
+    alone = ("seed=0,1,2", "epochs=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
+    assert dl2pa(cluster, tmp_path, "-m", *alone, *WORDS, faults=faults).code == 0
     wait_for(hungry.exists, LONG)
     runs = seeds(tmp_path / "runs")
     wait_for(lambda: runs[0].state(slurm.queue()) is State.lost, 30)
