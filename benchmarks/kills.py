@@ -1,8 +1,9 @@
 """kill -9 at random moments over a local sweep: python benchmarks/kills.py [kills=200] [seed=0] [folder=DIR]
 
 A sweep of digits runs is worked off by slots while the pool, or one of its runs, is killed again and again, and the
-same command started anew. At the end every run must have come to the bits of an undisturbed sweep, and no file that was
-cut off may have been read as whole. Exits with 1, and says which run differs, if not.
+same command started anew. A kill falls within the first half of the time that an undisturbed sweep takes here. Every
+run of every sweep must come to the bits of an undisturbed one, and no file that was cut off may be read as whole. Exits
+with 1, and says which run differs and how, if not.
 """
 
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ from dl2pa.folder import RunFolder, State
 
 ROOT = Path(__file__).parents[1]
 RUNS = ["method=dl2pa,psc", "seed=0,1", "epochs=6", "runtime.threads=1", "device=cpu"]
-MOMENTS = 9.0  # seconds after the start of the pool within which the kill falls
 TIMES = ("seconds", "images_per_second", "revision", "revisions")
 
 
@@ -48,24 +49,29 @@ def undisturbed(runs_dir: Path) -> dict[str, dict[str, Any]]:
     return {folder.run_id: bits(folder) for folder in RunFolder.below(runs_dir)}
 
 
-def under_fire(runs_dir: Path, kills: int, choose: random.Random) -> int:
+def under_fire(runs_dir: Path, kills: int, seconds: float, choose: random.Random) -> Iterator[tuple[Path, int]]:
     """Work the sweep off, killing something ``kills`` times; a finished sweep begins again in the next folder.
 
-    Returns the number of sweeps that came to their end.
+    Args:
+        seconds: after the start of a pool, within which the kill falls.
+
+    Yields:
+        The folder of a sweep that has come to its end, and the kills until then.
     """
     killed = sweeps = 0
     while True:
         process = start(runs_dir / str(sweeps))
-        moment = time.monotonic() + choose.uniform(0.0, MOMENTS)
+        moment = time.monotonic() + choose.uniform(0.0, seconds)
         while killed < kills and process.poll() is None and time.monotonic() < moment:
             time.sleep(0.01)
         if killed < kills and process.poll() is None:
             killed += _kill_one(process, choose)
         said, _ = process.communicate()
         if process.returncode == 0:
-            sweeps += 1
+            yield runs_dir / str(sweeps), killed
             if killed == kills:
-                return sweeps
+                return
+            sweeps += 1
         elif process.returncode != -signal.SIGKILL and not re.search(
             r"\nlost: |killed by SIGKILL before it began", said
         ):
@@ -82,32 +88,40 @@ def _kill_one(process: "subprocess.Popen[str]", choose: random.Random) -> int:
     return 1
 
 
-def compare(expected: dict[str, dict[str, Any]], runs_dir: Path, sweeps: int) -> list[str]:
+def compare(expected: dict[str, dict[str, Any]], runs_dir: Path) -> list[str]:
     """What differs, a line each."""
+    found = {folder.run_id: folder for folder in RunFolder.below(runs_dir)}
+    if found.keys() != expected.keys():
+        return [f"{runs_dir}: runs {sorted(found)} instead of {sorted(expected)}"]
     problems = []
-    for number in range(sweeps):
-        found = {folder.run_id: folder for folder in RunFolder.below(runs_dir / str(number))}
-        if found.keys() != expected.keys():
-            problems.append(f"sweep {number}: runs {sorted(found)} instead of {sorted(expected)}")
-        for run_id, folder in found.items():
-            if (state := folder.state()) is not State.finished:
-                problems.append(f"{folder.path} is {state.value}")
-            elif bits(folder) != expected[run_id]:
-                problems.append(f"{folder.path} differs")
+    for run_id, folder in found.items():
+        if (state := folder.state()) is not State.finished:
+            problems.append(f"{folder.path} is {state.value}")
+            continue
+        found_bits = bits(folder)
+        problems += [
+            f"{folder.path} has other {part}: {found_bits[part]} instead of {wanted}"
+            for part, wanted in expected[run_id].items()
+            if found_bits[part] != wanted
+        ]
     return problems
 
 
 def check(base: Path, kills: int, seed: int) -> str:
     """Raises AssertionError, naming runs, if anything was lost; else says what was done."""
+    began = time.monotonic()
     expected = undisturbed(base / "undisturbed")
-    sweeps = under_fire(base / "killed", kills, random.Random(seed))
-    problems = compare(expected, base / "killed", sweeps)
-    assert not problems, "\n".join(problems)
-    return f"{kills} kills over {sweeps} sweeps of {len(expected)} runs: every run came to the same bits"
+    half, done = (time.monotonic() - began) / 2, ""
+    for number, (runs_dir, killed) in enumerate(under_fire(base / "killed", kills, half, random.Random(seed)), 1):
+        problems = compare(expected, runs_dir)
+        assert not problems, "\n".join(problems)
+        done = f"{killed} kills over {number} sweeps of {len(expected)} runs: every run came to the same bits"
+        print(done, flush=True)
+    return done
 
 
 if __name__ == "__main__":
     options = {"kills": "200", "seed": "0", **dict(word.split("=", 1) for word in sys.argv[1:])}
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(options.get("folder", scratch))
-        print(check(base, int(options["kills"]), int(options["seed"])))
+        check(base, int(options["kills"]), int(options["seed"]))

@@ -12,10 +12,12 @@ lease.N             who works on the run (lease.py)
 job.json            where it was submitted to
 error.json          how the last attempt ended, if in an error
 result.json         written last, and the only meaning of "finished"
-mirrored.json       what W&B's offline files have; mirror.log: what the mirror to W&B said; wandb/: W&B's own files
+mirrored.json       which run of W&B mirrors it, and what W&B's offline files have
+mirror.log          what the mirror to W&B said; wandb/: W&B's own files
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -114,13 +116,17 @@ class RunFolder:
         """Move an old folder to RUNS_DIR/.old, which nothing reads, under the first free number."""
         if not self.path.exists():
             return
-        old = self.path.parent.parent / ".old" / self.path.parent.name
-        with writing(old):
-            old.mkdir(parents=True, exist_ok=True)
-            number = 0
-            while (target := old / f"{self.path.name}.{number}").exists():
-                number += 1
+        target = self._old(self.reruns())
+        with writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.path, target)
+
+    def reruns(self) -> int:
+        """How many old folders of the run were set aside, and are still there."""
+        return next(number for number in itertools.count() if not self._old(number).exists())
+
+    def _old(self, number: int) -> Path:
+        return self.path.parent.parent / ".old" / self.path.parent.name / f"{self.path.name}.{number}"
 
     # -- what the run is, and where it runs
 
@@ -200,11 +206,12 @@ class RunFolder:
                 was not asked: then a submitted run counts as queued until it starts.
             now: ``lease.file_clock`` of the runs_dir, for who asks for many.
         """
-        if (self.path / "result.json").exists():
+        holder, alive = lease.seen(self.path, now)
+        if (self.path / "result.json").exists():  # looked for after the lease: a run writes it, and then lets go
             return State.finished
-        if lease.alive(self.path, now):
+        if alive:
             return State.running
-        job, holder = self.job(), lease.last(self.path)[1]
+        job = self.job()
         died = holder is not None and not holder.released
         if job is not None:
             found = "PENDING" if queue is None else queue.get(job, "")

@@ -142,12 +142,22 @@ def alive(folder: Path, now: float | None = None) -> bool:
     Args:
         now: what ``file_clock`` said of the file system, for who asks for many folders.
     """
-    number, holder = last(folder)
-    if holder is None or holder.released:
-        return False
-    if holder.here():
-        return holder.lives_here()
-    return (file_clock(folder) if now is None else now) - _beaten(folder, number) < MISSED
+    return seen(folder, now)[1]
+
+
+def seen(folder: Path, now: float | None = None) -> tuple[Holder | None, bool]:
+    """The last holder and whether it has the folder, both of one moment; ``now`` as for ``alive``."""
+    while True:
+        number, holder = last(folder)
+        if holder is None or holder.released:
+            return holder, False
+        if holder.here():
+            living = holder.lives_here()
+        else:
+            living = (file_clock(folder) if now is None else now) - _beaten(folder, number) < MISSED
+        # One that does not live may have let go in good order, or been followed by another, since its name was read.
+        if living or last(folder) == (number, holder):
+            return holder, living
 
 
 def file_clock(folder: Path) -> float:

@@ -34,7 +34,7 @@ from dl2pa.relations import superclass_of, word_similarity
 from dl2pa.revision import revision
 from dl2pa.schedule import Schedule
 from dl2pa.signals import StopRequest, listening
-from dl2pa.tracking import mirrored
+from dl2pa.tracking import in_search, mirrored
 from dl2pa.trainer import Trainer
 from dl2pa.validate import validate
 
@@ -55,9 +55,10 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         with folder.claimed():
             folder.set_aside()
     if (result := folder.result()) is not None:
-        print(f"already finished: {folder.path} (rerun=true trains anew)\n{_summary(result)}")
-        return result
+        return _finished(cfg, folder, result)
     with folder.claimed() as lease, listening() as stop:
+        if (result := folder.result()) is not None:  # by another process that has just let go
+            return _finished(cfg, folder, result)
         folder.write_error(None)
         try:
             return _Run(cfg, folder, lease, stop).to_the_end()
@@ -66,6 +67,14 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             with contextlib.suppress(UserError):  # a full disk, which may well be the first error
                 folder.write_error(error)
             raise
+
+
+def _finished(cfg: DictConfig, folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    if in_search():  # which waits for the metric of a run of its own
+        with mirrored(cfg, folder, print):
+            pass
+    print(f"already finished: {folder.path} (rerun=true trains anew)\n{_summary(result)}")
+    return result
 
 
 def load_data(cfg: DictConfig) -> Data:

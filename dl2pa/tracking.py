@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import DictConfig
 
 from dl2pa import identity
@@ -31,6 +32,11 @@ INIT_SECONDS = 30.0  # W&B itself would try for 90
 DRAIN_SECONDS = 600  # after a run's end; W&B itself would retry for days
 
 # -- the trainer's side
+
+
+def in_search() -> bool:
+    """Whether an agent of a W&B search started this process: its run there has an id already, and takes no other."""
+    return "WANDB_SWEEP_ID" in os.environ
 
 
 @contextlib.contextmanager
@@ -68,8 +74,7 @@ class Mirror:
     @classmethod
     def start(cls, cfg: DictConfig, folder: RunFolder, say: Callable[[str], None]) -> "Mirror | None":
         """Start mirroring; None, and the reason said, if the system does not let it."""
-        words = [f"project={cfg.logger.project}", f"id_suffix={cfg.logger.id_suffix}"]
-        words += [] if cfg.logger.entity is None else [f"entity={cfg.logger.entity}"]
+        words = [f"{key}={value}" for key, value in _keys(cfg).items()]
         try:
             with open(folder.mirror_log, "wb") as log:
                 process = subprocess.Popen(
@@ -139,7 +144,8 @@ def sync(folder: RunFolder, words: Sequence[str]) -> str:
     """Mirror a finished or stopped run, whatever its logger; what was sent, in a line.
 
     Args:
-        words: project=NAME, entity=NAME or id_suffix=TEXT, in place of what the run's config says.
+        words: project=NAME, entity=NAME or id_suffix=TEXT, in place of where the run was mirrored last, or if it never
+            was, of what its config says.
 
     Raises:
         UserError: another process works on the run, or W&B refuses.
@@ -188,10 +194,18 @@ def _ended(seconds: float) -> bool:
 # -- what is sent
 
 
-def _send(folder: RunFolder, options: dict[str, str], live: bool) -> str:
+def _send(folder: RunFolder, words: dict[str, str], live: bool) -> str:
     """Send what W&B lacks, and while ``live`` what is being written; returns in words what was done."""
-    run = _init(folder, folder.config(), options, live)
-    has = _sent_offline(folder, run) if run.offline else _sent_online(run)
+    cfg, kept = folder.config(), folder.mirrored()
+    asked, target = _target(folder, cfg, words, kept)
+    if kept.get("target") != target:  # another run of W&B, to which all is sent
+        kept = {"epochs": 0, "media": False, "folders": kept.get("folders", []), "searched": _searched()}
+    kept |= {"asked": asked, "target": target}
+    folder.write_mirrored(kept)  # before W&B is called, which may be away: a later sync goes there, too
+    run = _init(folder, cfg, kept, live)
+    if run.offline:
+        _drop_pieces(folder, run, kept["folders"])
+    has = kept if run.offline else _sent_online(run)
     epochs = _send_lines(folder, run, has["epochs"], live)
     _limit_waiting()
     result = folder.result()
@@ -201,26 +215,62 @@ def _send(folder: RunFolder, options: dict[str, str], live: bool) -> str:
     signal.alarm(0)
     place = Path(run.dir).parent if run.offline else run.url
     if run.offline:
-        media = has["media"] or result is not None
-        sent = {"epochs": epochs, "media": media, "folders": [*has["folders"], place.name], "id": run.id}
-        folder.write_mirrored(sent)
+        sent = {"epochs": epochs, "media": has["media"] or result is not None}
+        folder.write_mirrored({**kept, **sent, "folders": [*kept["folders"], place.name]})
     new = f"epochs {has['epochs'] + 1} to {epochs}" if epochs > has["epochs"] else f"no epoch after {epochs}"
     return f"{new}, {'finished' if result is not None else 'not finished yet'}: {place}"
 
 
-def _init(folder: RunFolder, cfg: DictConfig, options: dict[str, str], live: bool) -> Any:
+def _target(
+    folder: RunFolder, cfg: DictConfig, words: dict[str, str], kept: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, str | None]]:
+    """What is asked for, and the run of W&B that it comes to: its project, entity and id.
+
+    It is the run that mirrored the folder last if nothing else is asked for since, and in a search the search's own.
+    """
+    asked = {**_keys(cfg), **kept.get("asked", {}), **words}
+    if in_search():
+        target = {name: os.environ.get(f"WANDB_{name.upper()}") for name in ("project", "entity", "run_id")}
+        return asked, {"project": target["project"], "entity": target["entity"], "id": target["run_id"]}
+    if asked == kept.get("asked"):
+        return asked, kept["target"]
+    again = folder.reruns()  # what was set aside keeps its run
+    run_id = folder.run_id + (f"-rerun{again}" if again else "") + asked["id_suffix"]
+    return asked, {"project": asked["project"], "entity": asked["entity"] or None, "id": run_id}
+
+
+def _keys(cfg: DictConfig) -> dict[str, str]:
+    """The keys of the config that say where a run is mirrored."""
+    return {"project": cfg.logger.project, "entity": cfg.logger.entity or "", "id_suffix": cfg.logger.id_suffix}
+
+
+def _searched() -> list[str]:
+    """The parameters of the search, which W&B itself puts into its run's config."""
+    path = os.environ.get("WANDB_SWEEP_PARAM_PATH") if in_search() else None
+    return [] if path is None else list(yaml.safe_load(Path(path).read_text()))
+
+
+def _config(folder: RunFolder, searched: Sequence[str]) -> dict[str, Any]:
+    """The config as nested keys; where a parameter of a search has a group's name (method), the keys of the group stand
+    beside it, as method.variant: the value of the parameter would take their place."""
+    config = folder.frozen()
+    for name in searched:
+        if isinstance(config.get(name), dict):
+            config |= {f"{name}.{key}": value for key, value in config.pop(name).items()}
+    return config
+
+
+def _init(folder: RunFolder, cfg: DictConfig, kept: dict[str, Any], live: bool) -> Any:
     import wandb
 
     folder.wandb_dir.mkdir(exist_ok=True)
     return wandb.init(
-        project=options.get("project", cfg.logger.project),
-        entity=options.get("entity", cfg.logger.entity),
-        id=folder.run_id + options.get("id_suffix", cfg.logger.id_suffix),
+        **kept["target"],
         name=folder.run_id,
         group=identity.group_name(cfg),
         job_type="train",
         tags=[cfg.dataset.name, identity.method_label(cfg)],
-        config=folder.frozen(),
+        config=_config(folder, kept["searched"]),
         resume="allow",
         dir=folder.path,
         settings=wandb.Settings(
@@ -241,18 +291,14 @@ def _sent_online(run: Any) -> dict[str, Any]:
     return {"epochs": run.summary.get("epoch", 0), "media": "per_class" in dict(run.summary)}
 
 
-def _sent_offline(folder: RunFolder, run: Any) -> dict[str, Any]:
-    """What the whole offline runs of this folder have together; those that a kill left in pieces are dropped.
+def _drop_pieces(folder: RunFolder, run: Any, whole: Sequence[str]) -> None:
+    """Remove the offline runs that a kill left in pieces: all but ``run``'s own folder and those that are ``whole``.
 
-    Only what is written at an offline run's end is counted: W&B flushes now and then, and a kill takes the rest.
+    Only what is written at an offline run's end counts: W&B flushes now and then, and a kill takes the rest.
     """
-    has = {"epochs": 0, "media": False, "folders": [], "id": run.id, **folder.mirrored()}
-    if has["id"] != run.id:  # another logger.id_suffix: a new run, to which all is sent
-        has |= {"epochs": 0, "media": False, "id": run.id}
     for path in folder.wandb_dir.glob("offline-run-*"):
-        if path != Path(run.dir).parent and path.name not in has["folders"]:
+        if path != Path(run.dir).parent and path.name not in whole:
             shutil.rmtree(path)
-    return has
 
 
 def _send_lines(folder: RunFolder, run: Any, epochs: int, live: bool) -> int:

@@ -148,6 +148,44 @@ def test_the_state_of_a_folder(tmp_path: Path) -> None:
     assert folder.state({}) is State.finished
 
 
+@pytest.mark.parametrize("ends", ["finished", "stopped", "taken over"])
+def test_the_state_of_a_run_that_ends_while_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Between the look at the lease and at its process: a run that ends in good order is neither lost nor planned."""
+    folder, held = RunFolder(tmp_path), Lease.acquire(tmp_path)
+    later: list[Lease] = []
+
+    def ending(holder: Holder) -> bool:
+        monkeypatch.undo()
+        if ends == "finished":
+            folder.write_result({"top1": 1.0})
+        held.release()
+        if ends == "taken over":
+            later.append(Lease.acquire(tmp_path))
+        return False  # the process is not there any more
+
+    monkeypatch.setattr(Holder, "lives_here", ending)
+    expected = {"finished": State.finished, "stopped": State.planned, "taken over": State.running}
+    assert folder.state() is expected[ends]
+    for lease_ in later:
+        lease_.release()
+
+
+def test_the_result_of_a_run_that_lets_go_while_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, held, seen = RunFolder(tmp_path), Lease.acquire(tmp_path), lease.seen
+
+    def ending(*asked: object) -> tuple[Holder | None, bool]:
+        folder.write_result({"top1": 1.0})
+        held.release()
+        return seen(tmp_path)
+
+    monkeypatch.setattr(lease, "seen", ending)
+    assert folder.state() is State.finished
+
+
 def test_an_unreadable_lease_counts_as_one_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "lease.1").write_text("")
     assert lease.alive(tmp_path)

@@ -272,6 +272,25 @@ def test_finished_run_is_read_and_not_trained(
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_a_run_that_another_process_finishes_before_ours_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read, not taken up at its last epoch and written again."""
+    with with_few_digits():
+        first = run(few_steps(tmp_path))
+    folder = only_folder(tmp_path)
+    (folder / "result.json").rename(folder / "aside")
+    claimed = RunFolder.claimed
+
+    def later(self: RunFolder) -> Any:
+        (folder / "aside").rename(folder / "result.json")
+        return claimed(self)
+
+    monkeypatch.setattr(RunFolder, "claimed", later)
+    monkeypatch.setattr(run_module, "_Run", None)
+    assert run(few_steps(tmp_path)) == json.loads(json.dumps(first))
+
+
 def test_rerun_sets_the_old_folder_aside(tmp_path: Path) -> None:
     with with_few_digits():
         run(few_steps(tmp_path))

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from composing import compose_config
+from processes import ROOT, SECONDS
 from wandb_server import serving
 
 import dl2pa
@@ -56,10 +58,9 @@ def write_epoch(folder: RunFolder, epoch: int) -> None:
     folder.append("assignments", {"epoch": epoch, "assignment": ASSIGNMENTS[epoch - 1]})
 
 
-def write_result(folder: RunFolder) -> None:
-    folder.write_result(
-        {"top1": 30.0, "hardware": "abacus", "tail": None, "per_class": [20.0, 30.0, None], "moved": [2]}
-    )
+def write_result(folder: RunFolder, **more: float) -> None:
+    found = {"top1": 30.0, "hardware": "abacus", "tail": None, "per_class": [20.0, 30.0, None], "moved": [2]}
+    folder.write_result({**found, **more})
 
 
 def wait_for(reached: Callable[[], object]) -> None:
@@ -159,20 +160,21 @@ def test_online_resume(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsy
         write_epoch(folder, 2)
         with pytest.raises(UserError, match="stopped"), mirrored(cfg, folder, said.append):
             raise UserError("stopped")
-        wait_for(lambda: server.exit_codes)
-        assert [row["epoch"] for row in server.history] == [1, 2]
+        wait_for(lambda: server.only().exit_codes)
+        assert server.only().epochs() == [1, 2]
         with folder.mirroring(60):  # the mirror has let go
             pass
         write_epoch(folder, 3)
         write_result(folder)
+        sync([str(folder.path)])  # to where the run was mirrored, which its config does not say
+        assert server.only().epochs() == [1, 2, 3, None]
+        assert [row["_step"] for row in server.only().history] == [0, 1, 2, 3]
         sync([str(folder.path), "project=mine", "entity=someone"])
-        assert [row.get("epoch") for row in server.history] == [1, 2, 3, None]
-        assert [row["_step"] for row in server.history] == [0, 1, 2, 3]
-        sync([str(folder.path), "project=mine", "entity=someone"])
-        assert len(server.history) == 4
-    assert server.exit_codes == [1, 0, 0]
-    assert (server.run["name"], server.run["project"], server.run["entity"]) == (folder.run_id, "mine", "someone")
-    assert json.loads(server.summary)["hardware"] == "abacus"
+    ((key, run),) = server.runs.items()
+    assert key == ("someone", "mine", folder.run_id)
+    assert len(run.history) == 4
+    assert run.exit_codes == [1, 0, 0]
+    assert json.loads(run.summary)["hardware"] == "abacus"
     assert said == []
     printed = capsys.readouterr().out.splitlines()
     assert "epochs 3 to 3, finished: http" in printed[0]
@@ -188,7 +190,7 @@ def test_a_server_that_goes_away_half_way_costs_one_line(folder: RunFolder, monk
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         with mirrored(cfg, folder, said.append):
             write_epoch(folder, 1)
-            wait_for(lambda: server.history)
+            wait_for(lambda: server.only().history)
             server.gone = True
             write_epoch(folder, 2)
             write_epoch(folder, 3)
@@ -200,8 +202,8 @@ def test_a_server_that_goes_away_half_way_costs_one_line(folder: RunFolder, monk
             f"python -m dl2pa sync {folder.path} sends what is missing"
         ]
         server.gone = False
-        wait_for(lambda: server.exit_codes)  # the mirror, a process of its own, has kept trying
-    assert [row.get("epoch") for row in server.history] == [1, 2, 3, None]
+        wait_for(lambda: server.only().exit_codes)  # the mirror, a process of its own, has kept trying
+    assert server.only().epochs() == [1, 2, 3, None]
 
 
 def test_unreachable_server_costs_a_run_one_line_and_no_time(
@@ -236,15 +238,112 @@ def test_unreachable_server_costs_a_run_one_line_and_no_time(
     assert [line["epoch"] for line in RunFolder.of(cfg).lines("metrics")] == [1, 2]
 
 
-def test_no_key_is_said_and_not_asked_for(folder: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_on_a_run_that_is_finished_already(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search's own run gets everything, whatever became of the folder before; a later sync makes no other."""
+    from dl2pa.run import run
+
+    for epoch in (1, 2, 3):
+        write_epoch(folder, epoch)
+    write_result(folder, val_macro=25.0, top1_best=30.0, seconds=1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    parameters = tmp_path / "parameters.yaml"  # as the agent writes it
+    parameters.write_text(
+        "wandb_version: 1\nmethod: {desc: null, value: dl2pa}\noptimizer.lr: {desc: null, value: 0.5}\n"
+    )
+    by_the_agent = {"SWEEP_ID": "s", "RUN_ID": "try7", "PROJECT": "searched", "SWEEP_PARAM_PATH": str(parameters)}
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        sync([str(folder.path)])
+        for name, value in by_the_agent.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        run(folder.config())
+        for name in by_the_agent:
+            monkeypatch.delenv(f"WANDB_{name}")
+        run(folder.config())  # outside of the search nothing is sent
+        sync([str(folder.path)])
+    assert set(server.runs) == {("someone", "dl2pa", folder.run_id), ("someone", "searched", "try7")}
+    for found in server.runs.values():
+        assert found.epochs() == [1, 2, 3, None]
+        assert json.loads(found.summary)["val_macro"] == 25.0
+    assert "no epoch after 3" in capsys.readouterr().out.splitlines()[-1]
+    usual, searched = (
+        {name: entry["value"] for name, entry in found.config().items()} for found in server.runs.values()
+    )
+    assert (searched["method"], searched["optimizer.lr"]) == ("dl2pa", 0.5)
+    assert {name: searched[f"method.{name}"] for name in usual["method"]} == usual["method"]
+    assert searched["optimizer"] == usual["optimizer"]
+
+
+@pytest.mark.slow
+def test_the_search_of_this_repository_with_wandbs_own_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sweeps/wandb, on fewer images: a try, and the same once more, both end with the metric that is searched by."""
+    search = (ROOT / "sweeps" / "wandb" / "learning_rate.yaml").read_text()
+    few = [f"{key}={tmp_path / key}" for key in ("runs_dir", "data_root")]
+    few += ["max_steps=2", "device=cpu", f"logger.finish_seconds={SECONDS}"]
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        server.search = search.replace("dataset=cifar10_lt", "\n  - ".join(["dataset=digits_lt", *few]))
+        server.tries = [{"method": "etf", "optimizer.lr": 0.25, "optimizer.weight_decay": 0.001}] * 2
+        agent = [sys.executable, "-m", "wandb", "agent", "--count", "2", "someone/dl2pa/search"]
+        done = subprocess.run(agent, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert "already finished" in done.stdout, done.stderr
+    assert set(server.runs) == {("someone", "dl2pa", "left-1"), ("someone", "dl2pa", "left-0")}
+    metric = yaml.safe_load(search)["metric"]["name"]
+    (folder,) = RunFolder.below(tmp_path / "runs_dir")
+    result = folder.result()
+    assert result is not None
+    for found in server.runs.values():
+        assert metric in found.history[0]
+        assert json.loads(found.summary)[metric] == result[metric]
+    assert folder.frozen()["optimizer"]["lr"] == 0.25
+    assert folder.frozen()["method"]["name"] == "etf"
+
+
+def test_a_rerun_is_another_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epochs of the first stay where they are; under its id W&B would be taken to have those of the second."""
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    cfg = folder.config()
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        for epoch in (1, 2):
+            write_epoch(folder, epoch)
+        sync([str(folder.path)])
+        with folder.claimed():
+            folder.set_aside()
+        folder.plan(cfg)
+        write_epoch(folder, 1)
+        with mirrored(cfg, folder, pytest.fail):
+            write_result(folder)
+        sync([str(folder.path)])
+    found = {name: run.epochs() for (_, _, name), run in server.runs.items()}
+    assert found == {folder.run_id: [1, 2], f"{folder.run_id}-rerun1": [1, None]}
+
+
+def test_no_key_is_said_and_not_asked_for(
+    folder: RunFolder, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_epoch(folder, 1)
     write_result(folder)
     said: list[str] = []
-    with mirrored(folder.config(), folder, said.append):
+    cfg = folder.config()
+    cfg.logger.project = "mine"
+    with mirrored(cfg, folder, said.append):
         pass
     assert len(said) == 1
     assert "No API key configured" in said[0]
     assert capfd.readouterr().out == ""
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        sync([str(folder.path)])
+    ((_, project, _),) = server.runs
+    assert project == "mine", "as was asked for when W&B was not to be had"
 
 
 def test_two_mirrors_of_a_run(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

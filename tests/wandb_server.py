@@ -1,27 +1,49 @@
-"""As much of a W&B server as a run needs that is logged, stopped and resumed."""
+"""As much of a W&B server as a run needs that is logged, stopped and resumed, and an agent of a search."""
 
 import json
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-class Server(ThreadingHTTPServer):
-    """``history``: the rows logged, in the order in which they came; ``run``: what the client said the run is.
+@dataclass
+class Run:
+    """``told``: what the client said the run is; ``history``: the rows logged, in the order in which they came."""
 
-    ``gone``: hangs up on whoever calls.
+    told: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: str = "{}"
+    exit_codes: list[int] = field(default_factory=list)
+
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.told["config"])
+        return found
+
+    def epochs(self) -> list[int | None]:
+        return [row.get("epoch") for row in self.history]
+
+
+class Server(ThreadingHTTPServer):
+    """``runs`` by entity, project and id. ``gone``: hangs up on whoever calls.
+
+    ``search``: the YAML of a search. ``tries``: the parameters of its runs that are left, which agents get.
     """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.history: list[dict[str, Any]] = []
-        self.summary = "{}"
-        self.run: dict[str, Any] = {}
-        self.exit_codes: list[int] = []
+        self.runs: dict[tuple[str, str, str], Run] = {}
         self.gone = False
+        self.search = ""
+        self.tries: list[dict[str, Any]] = []
+
+    def only(self) -> Run:
+        """The one run that there is; one that nothing is known of if there is none."""
+        (run,) = self.runs.values() or [Run()]
+        return run
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Quiet: clients that hang up are none of a test's business."""
@@ -33,10 +55,13 @@ class Server(ThreadingHTTPServer):
     def answer(self, query: str, values: dict[str, Any]) -> dict[str, Any]:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         name = found[1] if found else ""
-        project = {"id": "p", "name": values.get("project"), "entity": {"id": "e", "name": "someone"}}
+        entity = values.get("entity") or "someone"
+        project = {"id": "p", "name": values.get("project"), "entity": {"id": "e", "name": entity}}
+        key = (entity, str(values.get("project")), str(values.get("name")))
         if name == "UpsertBucket":
-            is_new = not self.run
-            self.run |= {key: value for key, value in values.items() if value is not None}
+            is_new = key not in self.runs
+            run = self.runs.setdefault(key, Run())
+            run.told |= {key: value for key, value in values.items() if value is not None}
             bucket = {
                 "id": "b",
                 "name": values["name"],
@@ -46,11 +71,15 @@ class Server(ThreadingHTTPServer):
             }
             return {"upsertBucket": {"bucket": bucket, "inserted": is_new}}
         if name == "RunResumeStatus":
-            return {"model": {**project, "bucket": self._bucket() if self.run else None}}
+            return {"model": {**project, "bucket": _bucket(self.runs[key]) if key in self.runs else None}}
         if name == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in values["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        if name == "Heartbeat":
+            return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(self._commands(values))}}
         return {
+            "SweepWithRuns": {"project": {"sweep": {"config": self.search, "runs": {"edges": []}}}},
+            "CreateAgent": {"createAgent": {"agent": {"id": "a"}}},
             "ServerFeaturesQuery": {"serverInfo": {"features": []}},
             "Viewer": {"viewer": {"id": "v", "entity": "someone", "username": "someone", "teams": {"edges": []}}},
             "ArtifactType": {"project": {"artifact": None}},
@@ -61,21 +90,30 @@ class Server(ThreadingHTTPServer):
             },
         }.get(name, {})
 
-    def _bucket(self) -> dict[str, Any]:
-        return {
-            "id": "b",
-            "name": self.run["name"],
-            "displayName": self.run["name"],
-            "logLineCount": 0,
-            "eventsLineCount": 0,
-            "eventsTail": "[]",
-            "historyLineCount": len(self.history),
-            "historyTail": json.dumps([json.dumps(self.history[-1])] if self.history else []),
-            "summaryMetrics": self.summary,
-            "config": self.run["config"],
-            "wandbConfig": '{"t": {}}',
-            "tags": [],
-        }
+    def _commands(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """One try at a time, as soon as no other runs."""
+        if not self.tries or any(json.loads(values["runState"]).values()):
+            return []
+        parameters = {name: {"value": value} for name, value in self.tries.pop(0).items()}
+        program = re.findall(r"^program: (.*)", self.search, re.MULTILINE)[0]
+        return [{"type": "run", "run_id": f"left-{len(self.tries)}", "program": program, "args": parameters}]
+
+
+def _bucket(run: Run) -> dict[str, Any]:
+    return {
+        "id": "b",
+        "name": run.told["name"],
+        "displayName": run.told["name"],
+        "logLineCount": 0,
+        "eventsLineCount": 0,
+        "eventsTail": "[]",
+        "historyLineCount": len(run.history),
+        "historyTail": json.dumps([json.dumps(run.history[-1])] if run.history else []),
+        "summaryMetrics": run.summary,
+        "config": run.told["config"],
+        "wandbConfig": '{"t": {}}',
+        "tags": [],
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,12 +143,14 @@ class Handler(BaseHTTPRequestHandler):
             self._reply({"data": self.server.answer(asked["query"], asked.get("variables") or {})})
             return
         if self.path.endswith("/file_stream"):
+            entity, project, name = self.path.split("/")[-4:-1]
+            run = self.server.runs[entity, project, name]
             sent = json.loads(body)
             files = sent.get("files") or {}
-            self.server.history += [json.loads(row) for row in files.get("wandb-history.jsonl", {}).get("content", [])]
-            self.server.summary = files.get("wandb-summary.json", {}).get("content", [self.server.summary])[-1]
+            run.history += [json.loads(row) for row in files.get("wandb-history.jsonl", {}).get("content", [])]
+            run.summary = files.get("wandb-summary.json", {}).get("content", [run.summary])[-1]
             if sent.get("complete"):
-                self.server.exit_codes.append(sent["exitcode"])
+                run.exit_codes.append(sent["exitcode"])
         self._reply({})
 
     def _body(self) -> bytes:

@@ -139,7 +139,7 @@ class _Pool:
         self, folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder]
     ) -> None:
         self._shown = shown
-        self._waiting = list(folders)
+        self._folders, self._waiting = folders, list(folders)
         self._elsewhere: dict[str, float] = {}  # when a run that another process works on was last looked at
         self._slots = [_Slot({**os.environ, **environment}) for environment in slots]
         self._looks: dict[str, Look] = {}
@@ -154,10 +154,11 @@ class _Pool:
             if (ended := slot.folder) is not None and not slot.busy():
                 self._looks.pop(ended.run_id, None)
                 slot.end()
-                if lease.alive(ended.path):  # another process was faster: the run of a killed pool that was starting
-                    self._waiting.append(ended)
             if not slot.busy() and (folder := self._next()) is not None:
                 slot.start(folder)
+        if not self.unfinished():
+            # The run of a killed pool that was still starting when ours died, or when ours found it faster.
+            self._waiting = [folder for folder in self._folders if lease.alive(folder.path)]
 
     def _next(self) -> RunFolder | None:
         for folder in list(self._waiting):
@@ -175,9 +176,10 @@ class _Pool:
 
     def looks(self) -> list[Look]:
         """Looks anew at what runs; what has ended, or not begun, does not change."""
-        active = {slot.folder.run_id for slot in self._slots if slot.folder is not None} | set(self._elsewhere)
+        active = {slot.folder.run_id for slot in self._slots if slot.folder is not None}
         for folder in self._shown:
-            if folder.run_id in active or folder.run_id not in self._looks:
+            known = self._looks.get(folder.run_id)
+            if known is None or known.state is State.running or folder.run_id in active:
                 self._looks[folder.run_id] = look(folder, {})
         return [self._looks[folder.run_id] for folder in self._shown]
 

@@ -1,6 +1,7 @@
 """A real SLURM of two virtual nodes with two GPUs each, on this machine alone, without root's files being touched.
 
-The GPUs are device files that do nothing. Everything lies in one folder and is stopped by pid.
+The GPUs are device files that do nothing. Everything lies in one folder and is stopped by pid. With accounting
+there are slurmdbd and a MariaDB, too, and sacct answers.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+ACCOUNTING = ("slurmdbd", "sacct", "mariadbd", "mariadb-install-db")
 SECONDS = 60
 
 _SLURM = """\
@@ -55,20 +57,55 @@ PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 Preem
 PartitionName=high Nodes=n[1-2] MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
 """
 
+# Without cgroups: what a job's processes hold is added up every second, and a job that holds more than it asked for is
+# killed.
+MEMORY_LIMITS = """\
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+"""
 
-def missing() -> str | None:
-    """Why no cluster can be started here, or None."""
-    absent = [name for name in DAEMONS if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]
+_ACCOUNTED = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=16819
+AccountingStoragePass={base}/munge/munge.sock
+"""
+
+_SLURMDBD = """\
+AuthType=auth/munge
+AuthInfo=socket={base}/munge/munge.sock
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort=16819
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm
+PidFile={base}/run/slurmdbd.pid
+LogFile={base}/log/slurmdbd.log
+"""
+
+
+def missing(accounting: bool = False) -> str | None:
+    """Why no cluster, or none with accounting, can be started here, or None."""
+    needed = (*DAEMONS, *ACCOUNTING) if accounting else DAEMONS
+    absent = [name for name in needed if shutil.which(name) is None and not Path("/usr/sbin", name).exists()]
     if absent:
         return f"SLURM is not installed: no {', '.join(absent)}"
     return None if os.geteuid() == 0 else "starting SLURM's daemons needs root"
 
 
 class Cluster:
-    """A started cluster; commands find it by SLURM_CONF in ``environment``."""
+    """A started cluster; commands find it by SLURM_CONF in ``environment``.
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
+    Args:
+        more: lines of slurm.conf, such as MEMORY_LIMITS.
+    """
+
+    def __init__(self, base: Path, accounting: bool = False, more: str = "") -> None:
+        self.base, self._accounting, self._more = base, accounting, more
         self.environment = {**os.environ, "SLURM_CONF": str(base / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
@@ -78,7 +115,8 @@ class Cluster:
             (self.base / name).mkdir(parents=True)
         os.chmod(self.base / "munge", 0o711)  # munged refuses others
         host = socket.gethostname().split(".")[0]
-        (self.base / "slurm.conf").write_text(_SLURM.format(host=host, base=self.base))
+        text = _SLURM + (_ACCOUNTED if self._accounting else "") + self._more
+        (self.base / "slurm.conf").write_text(text.format(host=host, base=self.base))
         for number in (0, 1):
             subprocess.run(["mknod", "-m", "666", self.base / "dev" / f"gpu{number}", "c", "1", "3"], check=True)
         (self.base / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={self.base}/dev/gpu[0-1]\n")
@@ -89,11 +127,31 @@ class Cluster:
         words = [f"--{name}={self.base}/munge/{file}" for name, file in files.items()]
         self._start("munged", "-F", f"--key-file={key}", *words)
         wait_for(lambda: (self.base / "munge" / "munge.sock").exists())
+        if self._accounting:
+            self._account(host)
         configuration = str(self.base / "slurm.conf")
         self._start("slurmctld", "-D", "-c", "-f", configuration)
         for node in ("n1", "n2"):
             self._nodes[node] = self._start("slurmd", "-D", "-f", configuration, "-N", node)
         wait_for(lambda: self.ask("sinfo", "-h", "-o", "%D %t").split() == ["2", "idle"])
+
+    def _account(self, host: str) -> None:
+        """MariaDB, which nothing but a socket leads to, and slurmdbd."""
+        data, socket_ = self.base / "mariadb", self.base / "mariadb.sock"
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-test-db",
+             "--auth-root-authentication-method=normal"],
+            check=True, capture_output=True, timeout=SECONDS,
+        )  # fmt: skip
+        words = [f"--datadir={data}", f"--socket={socket_}", f"--pid-file={self.base}/run/mariadbd.pid"]
+        self._start("mariadbd", "--no-defaults", "--user=root", "--skip-networking", *words)
+        wait_for(socket_.exists)
+        configuration = self.base / "slurmdbd.conf"
+        configuration.write_text(_SLURMDBD.format(host=host, base=self.base))
+        configuration.chmod(0o600)
+        self.environment["MYSQL_UNIX_PORT"] = str(socket_)
+        self._start("slurmdbd", "-D")  # reads slurmdbd.conf beside SLURM_CONF
+        wait_for(lambda: bool(self.ask("sacctmgr", "-n", "list", "tres")))
 
     def ask(self, *command: str) -> str:
         """What a SLURM command says; empty while nobody answers."""
@@ -151,8 +209,8 @@ def wait_for(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
 
 
 @contextlib.contextmanager
-def started(base: Path) -> Iterator[Cluster]:
-    cluster = Cluster(base)
+def started(base: Path, accounting: bool = False, more: str = "") -> Iterator[Cluster]:
+    cluster = Cluster(base, accounting, more)
     try:
         cluster.start()
         yield cluster

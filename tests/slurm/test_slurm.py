@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, missing, started, wait_for
+from cluster import MEMORY_LIMITS, Cluster, missing, started, wait_for
 from faults import environment
 from filelock import FileLock
 from processes import LAUNCH, SECONDS, Ended
@@ -26,13 +26,14 @@ SMALL = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster for one test; its ports are fixed, so one at a time, whatever pytest-xdist does."""
+    options = getattr(request, "param", {})
     with FileLock(Path(tempfile.gettempdir()) / "dl2pa-slurm-tests.lock"):
         base = Path(tempfile.mkdtemp(prefix="slurm"))
         base.chmod(0o755)  # munged wants its socket to be within everybody's reach
         try:
-            with started(base / "cluster") as running:
+            with started(base / "cluster", **options) as running:
                 yield running
         finally:
             shutil.rmtree(base, ignore_errors=True)
@@ -126,6 +127,59 @@ def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, m
     for seed in (0, 3):
         words_of_one = ("dataset=digits_lt", "imbalance=0.1", f"seed={seed}", "epochs=3")
         assert outcome(runs[seed]) == outcome(undisturbed(tmp_path / f"here{seed}", *words_of_one))
+
+
+ACCOUNTED = pytest.param(
+    {"more": MEMORY_LIMITS, "accounting": True},
+    marks=[pytest.mark.accounting, pytest.mark.skipif(missing(True) is not None, reason=str(missing(True)))],
+    id="sacct",
+)
+
+
+@pytest.mark.parametrize("cluster", [pytest.param({"more": MEMORY_LIMITS}, id="no sacct"), ACCOUNTED], indirect=True)
+def test_killed_for_want_of_memory(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that holds more than it asked for, one run of two in a task (as the kernel does it), and beside them an
+    error and a good end: within 30 s status says so, to the same words whether SLURM keeps accounts or not."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    hungry = tmp_path / "hungry"
+    takes = f"open({str(hungry)!r}, 'w'); trainer.taken = b'x' * (3 << 30); time.sleep(300)"
+    faults = environment(
+        tmp_path / "faults",
+        {
+            "-s0-": f"import time\nif step == 3: {takes}",
+            "-s1-": "1 / (3 - step)",
+            "-s3-": "import os; step == 3 and os.kill(os.getpid(), 9)",
+            "-s4-": "import time; step > 3 and time.sleep(1)",
+        },
+    )
+    alone = ("seed=0,1,2", "epochs=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
+    assert dl2pa(cluster, tmp_path, "-m", *alone, *WORDS, faults=faults).code == 0
+    wait_for(hungry.exists, LONG)
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.lost, 30)
+    wait_for(lambda: runs[1].state(slurm.queue()) is State.failed, LONG)
+    wait_for(lambda: runs[2].state(slurm.queue()) is State.finished, LONG)
+    said = dl2pa(cluster, tmp_path, "status", "runs").said
+    assert "3 runs: 1 finished, 1 failed, 1 lost" in said
+    wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
+    expected = {str(runs[0].job()): "FAILED", str(runs[1].job()): "FAILED", str(runs[2].job()): "COMPLETED"}
+    assert cluster.states() == expected
+
+    def accounts() -> dict[str, str]:
+        return dict(line.split("|") for line in cluster.ask("sacct", "-nPX", "-o", "JobID,State").splitlines())
+
+    if "AccountingStorageType" in (cluster.base / "slurm.conf").read_text():
+        wait_for(lambda: accounts() == expected)  # it lags behind
+    else:
+        assert accounts() == {}
+
+    two = ("seed=3,4", "epochs=2", "hydra.launcher.runs_per_gpu=2", "hydra.launcher.mem_gb=4")
+    assert dl2pa(cluster, tmp_path, "-m", *two, *WORDS, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    assert runs[3].job() == runs[4].job()
+    wait_for(lambda: runs[3].attempts() == runs[4].attempts() == 1, LONG)
+    wait_for(lambda: runs[3].state(slurm.queue()) is State.lost, LONG)
+    assert runs[4].state(slurm.queue()) is State.running, "the other goes on"
 
 
 def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

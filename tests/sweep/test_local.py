@@ -212,6 +212,36 @@ def test_a_run_that_another_process_takes_while_ours_starts_is_waited_for(tmp_pa
     assert folder.error() is None
 
 
+def test_a_run_that_another_process_takes_after_ours_has_died_is_waited_for(tmp_path: Path) -> None:
+    """As the run of a killed pool does that was still starting, while the slots are busy with others."""
+    mine, busy = (planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1))
+    release = tmp_path / "release"
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        f"while {str(busy.path)!r} in sys.orig_argv and not os.path.exists({str(release)!r}):\n    time.sleep(.05)\n"
+        "if 'run' in sys.orig_argv:\n    os._exit(3)\n"
+    )
+
+    def later() -> None:
+        until(lambda: mine.error() is not None)
+        held = lease.Lease.acquire(mine.path)
+        mine.write_error(None)
+        release.touch()
+        until(lambda: busy.error() is not None)
+        time.sleep(1)  # in which a pool that gives up does
+        mine.write_result({"top1": 1.0})
+        held.release()
+
+    slot = {**os.environ, "PYTHONPATH": str(tmp_path / "faults")}
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(later)
+        work_off([mine, busy], [slot, slot], [mine, busy])
+        assert mine.state() is State.finished
+        ended.result()
+    assert busy.state() is State.failed
+
+
 def test_an_error_before_the_run_has_its_folder(tmp_path: Path) -> None:
     """A broken installation says so in every run."""
     env = environment(tmp_path / "faults", {})
