@@ -11,14 +11,21 @@ DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process asks f
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def resolve_device(requested: str) -> torch.device:
+def resolve_device(requested: str, local: int | None = None) -> torch.device:
     """``auto`` is the first CUDA device where there is one, else the CPU; anything else is taken at its word.
+
+    Args:
+        local: the number of this process among those of a run on this machine (ranks.py): each has a CUDA device of
+            its own, of that number, unless it sees only one.
 
     Raises:
         UserError: not a device, or one that this machine does not have.
     """
     if requested == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    if requested == "cuda":
+        seen = torch.cuda.device_count()
+        requested = f"cuda:{0 if local is None or seen == 1 else local}"
     try:
         device = torch.device(requested)
     except RuntimeError:
@@ -52,13 +59,14 @@ def cpu_flags() -> set[str]:
     return set(_cpuinfo("flags").split())
 
 
-def hardware(device: torch.device) -> str:
-    """The device in words, for results: what was measured is worth little without it."""
+def hardware(device: torch.device, count: int = 1) -> str:
+    """The device, or ``count`` of them, in words, for results: what was measured is worth little without it."""
+    several = f"{count} x " if count > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return several + torch.cuda.get_device_name(device)
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
     capability = torch.backends.cpu.get_cpu_capability() + (" bf16" if native_bf16(device) else "")
-    return f"{name} ({capability})"
+    return f"{several}{name} ({capability})"
 
 
 def _cpuinfo(field: str) -> str:
