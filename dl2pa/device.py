@@ -11,21 +11,14 @@ DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process asks f
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def resolve_device(requested: str, local: int | None = None) -> torch.device:
+def resolve_device(requested: str) -> torch.device:
     """``auto`` is the first CUDA device where there is one, else the CPU; anything else is taken at its word.
-
-    Args:
-        local: the number of this process among those of a run on this machine (ranks.py): each has a CUDA device of
-            its own, of that number, unless it sees only one.
 
     Raises:
         UserError: not a device, or one that this machine does not have.
     """
     if requested == "auto":
-        requested = "cuda" if torch.cuda.is_available() else "cpu"
-    if requested == "cuda":
-        seen = torch.cuda.device_count()
-        requested = f"cuda:{0 if local is None or seen == 1 else local}"
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(requested)
     except RuntimeError:
@@ -37,6 +30,23 @@ def resolve_device(requested: str, local: int | None = None) -> torch.device:
             f"device={requested}: this machine has {torch.cuda.device_count()} CUDA devices; device=cpu works"
         )
     return device
+
+
+def device_of(local: int, requested: str) -> torch.device:
+    """The device of process ``local`` of those that train one run on this machine: a CUDA device of its own each.
+
+    A process that sees a single one was given it (srun --gpus-per-task).
+
+    Raises:
+        UserError: as ``resolve_device``, or there are fewer devices than processes.
+    """
+    device = resolve_device(requested)
+    if device.type != "cuda":
+        return device
+    seen = torch.cuda.device_count()
+    if seen > 1 and local >= seen:
+        raise UserError(f"runtime.ddp=true: over {local} processes and {seen} CUDA devices here: use one for each")
+    return torch.device("cuda", local if seen > 1 else 0)
 
 
 def native_bf16(device: torch.device) -> bool:

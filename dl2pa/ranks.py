@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from dl2pa.device import resolve_device
+from dl2pa.device import device_of, resolve_device
 from dl2pa.errors import RankError, UserError, in_words
 from dl2pa.part import WHOLE, Part
 from dl2pa.synced import synchronise_norms
@@ -42,7 +42,7 @@ T = TypeVar("T")
 # checkpoint, minutes at worst. A rank that has ended is noticed at once, by its closed connections.
 TIMEOUT = datetime.timedelta(minutes=30)
 LISTEN = 0.2  # seconds between two looks at whether a rank has failed
-WORDS = 5.0  # seconds that a rank has to say why it failed, or to hear why another did
+WORDS = 3.0  # seconds that a rank has to say why it failed, or to hear why another did
 GRACE = 20.0  # seconds after which a rank that hangs in a GPU's collective is ended on account of another's error
 
 
@@ -52,7 +52,7 @@ class Place:
 
     rank: int = 0
     world: int = 1
-    local: int | None = None  # among those of its node
+    local: int = 0  # among those of its node
     url: str = ""
 
 
@@ -172,12 +172,13 @@ def joined(ddp: bool, device: str) -> Iterator[torch.device]:
         return
     _team = team = _Team(found)
     try:
-        chosen = resolve_device(device, found.local)
+        chosen = device_of(found.local, device)
         team.connect(chosen)
         yield chosen
     except Exception as error:
         reason = team.cause(error)
-        team.be_heard()
+        if reason is error or first():
+            team.be_heard()
         if isinstance(reason, RankError):
             raise SystemExit(1) from None
         if reason is error:
@@ -245,7 +246,7 @@ class _Team:
             with contextlib.suppress(RuntimeError):  # the store is gone with the first rank: this one speaks for itself
                 if json.loads(self._store.compare_set("error", "", json.dumps(words)))["rank"] == self.place.rank:
                     return error
-        else:
+        elif not self._heard.wait(WORDS):
             with contextlib.suppress(RuntimeError):
                 self._store.set(f"left{self.place.rank}", "")
         self._heard.wait(WORDS)
