@@ -183,6 +183,7 @@ class RuntimeConfig:
     threads: int | None = None  # CPU threads; null is torch's choice
     eval_batch_size: int = 512
     checkpoint_minutes: float = 5.0  # a long epoch is saved on the way this often
+    ddp: bool = False  # the processes that torchrun or srun has started train one run together (ranks.py)
 
 
 @dataclass

@@ -7,17 +7,21 @@ from tqdm import tqdm
 
 
 class Console:
-    """``say`` prints a line and hands it to ``keep`` (the run folder's log); ``step`` moves the bar."""
+    """``say`` prints a line and hands it to ``keep`` (the run folder's log); ``step`` moves the bar.
 
-    def __init__(self, keep: Callable[[str], None], total_steps: int, done_steps: int) -> None:
-        self._keep = keep
+    ``silent``: neither is shown.
+    """
+
+    def __init__(self, keep: Callable[[str], None], total_steps: int, done_steps: int, silent: bool = False) -> None:
+        self._keep, self._silent = keep, silent
         # Without a terminal tqdm prints nothing: the lines of say are the progress.
-        self._bar = tqdm(
-            total=total_steps, initial=done_steps, unit="step", disable=not sys.stderr.isatty(), leave=False, delay=0.5
-        )
+        hidden = silent or not sys.stderr.isatty()
+        self._bar = tqdm(total=total_steps, initial=done_steps, unit="step", disable=hidden, leave=False, delay=0.5)
 
     def say(self, message: str) -> None:
         self._keep(message)
+        if self._silent:
+            return
         tqdm.write(message)
         sys.stdout.flush()
 

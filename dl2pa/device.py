@@ -32,6 +32,23 @@ def resolve_device(requested: str) -> torch.device:
     return device
 
 
+def device_of(local: int, requested: str) -> torch.device:
+    """The device of process ``local`` of those that train one run on this machine: a CUDA device of its own each.
+
+    A process that sees a single one was given it (srun --gpus-per-task).
+
+    Raises:
+        UserError: as ``resolve_device``, or there are fewer devices than processes.
+    """
+    device = resolve_device(requested)
+    if device.type != "cuda":
+        return device
+    seen = torch.cuda.device_count()
+    if seen > 1 and local >= seen:
+        raise UserError(f"runtime.ddp=true: over {local} processes and {seen} CUDA devices here: use one for each")
+    return torch.device("cuda", local if seen > 1 else 0)
+
+
 def native_bf16(device: torch.device) -> bool:
     """Whether the device computes bf16 in hardware. A processor without it is ten times slower than in fp32."""
     if device.type == "cuda":
@@ -52,13 +69,14 @@ def cpu_flags() -> set[str]:
     return set(_cpuinfo("flags").split())
 
 
-def hardware(device: torch.device) -> str:
-    """The device in words, for results: what was measured is worth little without it."""
+def hardware(device: torch.device, count: int = 1) -> str:
+    """The device, or ``count`` of them, in words, for results: what was measured is worth little without it."""
+    several = f"{count} x " if count > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return several + torch.cuda.get_device_name(device)
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
     capability = torch.backends.cpu.get_cpu_capability() + (" bf16" if native_bf16(device) else "")
-    return f"{name} ({capability})"
+    return f"{several}{name} ({capability})"
 
 
 def _cpuinfo(field: str) -> str:

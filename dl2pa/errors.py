@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from hydra.errors import CompactHydraException
 
@@ -27,6 +29,22 @@ class Stopped(SystemExit):
     def __init__(self, message: str, signal: signal.Signals) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class RankError(Exception):
+    """An error of another process of the same run, in that one's words (``in_words``)."""
+
+    def __init__(self, words: dict[str, Any]) -> None:
+        super().__init__(words["message"])
+        self.words = words
+
+
+def in_words(error: BaseException) -> dict[str, Any]:
+    """``message`` and ``traceback`` of an error, to be kept; a UserError's message says all."""
+    if isinstance(error, RankError):
+        return error.words
+    trace = [] if isinstance(error, UserError) else traceback.format_exception(error)
+    return {"message": str(error) or type(error).__name__, "traceback": "".join(trace)}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dl2pa import ranks
 from dl2pa.metrics import Tally, ece, fit_temperature
 from dl2pa.model import Classifier
 
@@ -86,5 +87,6 @@ class Evaluation:
         model.eval()
         with torch.inference_mode():
             for images, labels in batches():
-                yield *model(images), labels
+                features, scores = (ranks.whole(values, len(labels)) for values in model(images))
+                yield features, scores, labels
                 self.between()

@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import shutil
-import traceback
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -32,8 +31,8 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from dl2pa import identity, lease
-from dl2pa.errors import UserError
-from dl2pa.lease import Lease
+from dl2pa.errors import UserError, in_words
+from dl2pa.lease import Lease, Unheld
 from dl2pa.revision import revision
 
 
@@ -256,9 +255,7 @@ class RunFolder:
         if error is None:
             (self.path / "error.json").unlink(missing_ok=True)
             return
-        told = {"message": error, "traceback": ""}
-        if isinstance(error, BaseException):
-            told = {"message": str(error) or type(error).__name__, "traceback": "".join(_trace(error))}
+        told = in_words(error) if isinstance(error, BaseException) else {"message": error, "traceback": ""}
         write_whole(self.path / "error.json", json.dumps(told) + "\n")
 
     @property
@@ -390,6 +387,34 @@ class RunFolder:
         write_whole(self.path / "mirrored.json", json.dumps(kept) + "\n")
 
 
+class Onlooker(RunFolder):
+    """The run folder as all but the first rank of a run have it: they read, and leave writing to that one."""
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[Lease]:
+        yield Unheld()
+
+    def set_aside(self) -> None: ...
+
+    def write_config(self, cfg: DictConfig) -> None: ...
+
+    def write_local(self, values: dict[str, Any]) -> None: ...
+
+    def write_classes(self, names: list[str]) -> None: ...
+
+    def write_error(self, error: BaseException | str | None) -> None: ...
+
+    def append(self, kind: str, record: dict[str, Any]) -> None: ...
+
+    def keep_epochs(self, kind: str, epochs: int) -> None: ...
+
+    def log(self, message: str) -> None: ...
+
+    def save(self, state: dict[str, Any], which: str) -> None: ...
+
+    def write_result(self, result: dict[str, Any]) -> None: ...
+
+
 def write_whole(target: Path, text: str) -> None:
     """Write ``target`` so that nobody ever reads a part of it.
 
@@ -404,11 +429,6 @@ def write_whole(target: Path, text: str) -> None:
         except OSError:
             aside.unlink(missing_ok=True)
             raise
-
-
-def _trace(error: BaseException) -> list[str]:
-    # A UserError's message says all.
-    return [] if isinstance(error, UserError) else traceback.format_exception(error)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

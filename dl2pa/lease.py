@@ -120,6 +120,14 @@ class Lease:
             pass  # a file system that is away for a moment: whoever takes over will be seen
 
 
+class Unheld(Lease):
+    """In place of a lease, for a process that writes nothing."""
+
+    def __init__(self) -> None: ...
+
+    def check(self) -> None: ...
+
+
 def last(folder: Path) -> tuple[int, Holder | None]:
     """The number of the last lease and its holder; (0, None) where there never was one."""
     numbers = []

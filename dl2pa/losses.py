@@ -35,6 +35,11 @@ class Target(NamedTuple):
             share = self.lam * share + (1 - self.lam) * membership(self.other, num_classes)
         return share
 
+    def rows(self, rows: slice) -> "Target":
+        """The same for ``rows`` of the batch alone."""
+        other = None if self.other is None else self.other[rows]
+        return self._replace(labels=self.labels[rows], other=other)
+
     def dominant(self) -> Tensor:
         """[B], the label with the larger share in each image."""
         if self.other is None or self.lam is None:

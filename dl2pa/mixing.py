@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dl2pa.data.augment import cutmix, mixup
 from dl2pa.losses import Target
+from dl2pa.part import WHOLE, Part
 from dl2pa.seeding import Stream, derive
 
 
@@ -17,9 +18,20 @@ class Mixing:
         cutmix: alpha of cutmix's (Yun et al. 2019); 0 is none. With both, each step takes either with probability 1/2.
         target: "soft", both labels by their share of the image, or "dominant", the label with the larger share alone.
         size: side of the square images in pixels.
+        part: which images of a batch this process has; the labels it has all.
     """
 
-    def __init__(self, mixup: float, cutmix: float, target: str, size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        mixup: float,
+        cutmix: float,
+        target: str,
+        size: int,
+        seed: int,
+        device: torch.device,
+        part: Part = WHOLE,
+    ) -> None:
+        self._part = part
         self._mixup, self._cutmix, self._dominant = mixup, cutmix, target == "dominant"
         self._size, self._seed, self._device = size, seed, device
 
@@ -42,10 +54,10 @@ class Mixing:
         self._boxes = torch.from_numpy(boxes).to(self._device)
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Target]:
-        """Images [B, c, H, W] and labels [B] of step ``step`` as they are trained with."""
+        """Images [B, c, H, W] (or the part of them) and labels [B] of step ``step`` as they are trained with."""
         if self._mixup == 0 and self._cutmix == 0:
             return images, Target(labels)
         lam, other = self._lam[step], labels.roll(1)
-        images = cutmix(images, self._boxes[step]) if self._cut[step] else mixup(images, lam)
+        images = self._part.own(cutmix(images, self._boxes[step]) if self._cut[step] else mixup(images, lam))
         target = Target(labels, other, lam)
         return images, Target(target.dominant()) if self._dominant else target

@@ -1,6 +1,7 @@
 """One run from its config to its result: builds the parts in the order in which they are used, trains, writes."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,18 +13,18 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from dl2pa import identity
+from dl2pa import identity, ranks
 from dl2pa.console import Console
 from dl2pa.data import datasets, loader
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform
-from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_device, resolve_precision
+from dl2pa.device import DEFAULT_THREADS, DTYPES, hardware, resolve_precision
 from dl2pa.diagnostics import closeness, collapse
 from dl2pa.errors import Stopped, UserError
 from dl2pa.evaluate import Batches, Evaluation
 from dl2pa.flops import training_flops
-from dl2pa.folder import RunFolder
+from dl2pa.folder import Onlooker, RunFolder
 from dl2pa.lease import Lease
 from dl2pa.losses import build_cost
 from dl2pa.mixing import Mixing
@@ -45,31 +46,39 @@ SAMPLE = 2048  # training images from which a backbone computes what is fixed be
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Train what ``cfg`` describes, or go on with it, or read what it found: the content of result.json.
 
+    With runtime.ddp=true every rank calls this, and the first one writes.
+
     Raises:
         UserError: a value, file or disk that the user can put right; nothing that was written before is lost.
         Stopped: by a signal, with everything saved.
+        SystemExit: the same, or an error, for which another rank of the run speaks.
     """
     validate(cfg)
-    folder = RunFolder.of(cfg)
-    if cfg.rerun and folder.path.exists():
-        with folder.claimed():
-            folder.set_aside()
-    if (result := folder.result()) is not None:
-        return _finished(cfg, folder, result)
-    with folder.claimed() as lease, listening() as stop:
-        if (result := folder.result()) is not None:  # by another process that has just let go
+    with ranks.joined(cfg.runtime.ddp, cfg.device) as device:
+        folder = (RunFolder if ranks.first() else Onlooker).of(cfg)
+        if cfg.rerun and folder.path.exists():
+            with folder.claimed():
+                folder.set_aside()
+        if (result := ranks.from_first(folder.result)) is not None:
             return _finished(cfg, folder, result)
-        folder.write_error(None)
-        try:
-            return _Run(cfg, folder, lease, stop).to_the_end()
-        except Exception as error:
-            lease.check()
-            with contextlib.suppress(UserError):  # a full disk, which may well be the first error
-                folder.write_error(error)
-            raise
+        with folder.claimed() as lease, listening() as stop:
+            # Another process may have just let go.
+            if (result := ranks.from_first(folder.result)) is not None:
+                return _finished(cfg, folder, result)
+            folder.write_error(None)
+            ranks.if_stuck(folder.write_error)
+            try:
+                return _Run(cfg, folder, lease, stop, device).to_the_end()
+            except Exception as error:
+                lease.check()
+                with contextlib.suppress(UserError):  # a full disk, which may well be the first error
+                    folder.write_error(ranks.cause(error))
+                raise
 
 
 def _finished(cfg: DictConfig, folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    if not ranks.first():
+        return result
     if in_search():  # which waits for the metric of a run of its own
         with mirrored(cfg, folder, print):
             pass
@@ -137,7 +146,9 @@ def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: s
     model.backbone.fit(lambda: _sample(cfg, data.train))
     # channels_last: convolutions run 1.1 to 1.5 times faster on both kinds of hardware.
     model = model.to(device).to(memory_format=torch.channels_last)
+    ranks.synchronise(model)
     schedule = cfg.schedule
+    part = ranks.part(partner=cfg.augment.mixup > 0 or cfg.augment.cutmix > 0)
     return Trainer(
         model=model,
         cost=build_cost(
@@ -161,17 +172,25 @@ def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: s
             schedule.floor,
         ),
         loader=loader.training_loader(
-            data.train, image_transform(cfg), batch_size=cfg.batch_size, seed=cfg.seed, **_reading(cfg, device)
+            data.train,
+            image_transform(cfg),
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            part=part,
+            **_reading(cfg, device),
         ),
         num_classes=cfg.dataset.num_classes,
         dimension=cfg.dimension,
-        mixing=Mixing(cfg.augment.mixup, cfg.augment.cutmix, cfg.augment.target, cfg.dataset.size, cfg.seed, device),
+        mixing=Mixing(
+            cfg.augment.mixup, cfg.augment.cutmix, cfg.augment.target, cfg.dataset.size, cfg.seed, device, part
+        ),
         lr=cfg.optimizer.lr,
         seed=cfg.seed,
         epochs=cfg.epochs,
         max_steps=cfg.max_steps,
         device=device,
         clip=cfg.optimizer.clip,
+        part=part,
     )
 
 
@@ -182,7 +201,8 @@ def make_evaluation(cfg: DictConfig, data: Data, device: torch.device, between: 
 
     def batches(split: Split, transform: ImageTransform) -> Batches:
         split, size = split.to(device), cfg.runtime.eval_batch_size
-        return lambda: loader.evaluation_batches(split, transform, batch_size=size, **_reading(cfg, device))
+        reading = {"batch_size": size, "part": ranks.part(), **_reading(cfg, device)}
+        return lambda: loader.evaluation_batches(split, transform, **reading)
 
     groups = superclass_of(cfg.dataset.source, cfg.dataset.num_classes)
     return Evaluation(
@@ -229,13 +249,16 @@ def _train_counts(cfg: DictConfig, data: Data) -> Tensor:
 class _Run:
     """The parts of a run while it lasts."""
 
-    def __init__(self, cfg: DictConfig, folder: RunFolder, lease: Lease, stop: StopRequest) -> None:
-        self.cfg, self.folder, self.lease, self.stop = cfg, folder, lease, stop
-        self.device = resolve_device(cfg.device)
+    def __init__(
+        self, cfg: DictConfig, folder: RunFolder, lease: Lease, stop: StopRequest, device: torch.device
+    ) -> None:
+        self.cfg, self.folder, self.lease, self.stop, self.device = cfg, folder, lease, stop, device
         folder.write_config(cfg)
         # Fixed at the first start: a run resumed with another arithmetic would be neither of the two.
-        fixed = folder.local()
-        self.precision = fixed.get("precision") or resolve_precision(cfg.precision.value, self.device)
+        fixed, precision = ranks.from_first(
+            lambda: (folder.local(), resolve_precision(cfg.precision.value, self.device))
+        )
+        self.precision = fixed.get("precision") or precision
         threads = fixed.get("threads") or cfg.runtime.threads or DEFAULT_THREADS
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, on a GPU too
@@ -263,12 +286,16 @@ class _Run:
         if (state := folder.load("last")) is not None:
             self.trainer.restore(state)
         at = self.trainer.position
+        if at != ranks.from_first(lambda: at):
+            raise UserError(
+                f"{folder.path}: not the same checkpoint on every node; runs_dir has to be on a shared disk"
+            )
         for kind in ("metrics", "assignments"):
             folder.keep_epochs(kind, at.epoch)
         self.last_metrics: dict[str, Any] = {}
         self.started, self.saved = time.monotonic() - at.seconds, time.monotonic()
         steps = self.trainer.loader.steps
-        self.console = Console(folder.log, cfg.epochs * steps, at.epoch * steps + at.step)
+        self.console = Console(folder.log, cfg.epochs * steps, at.epoch * steps + at.step, silent=not ranks.first())
         self.console.say(
             f"{identity.method_label(cfg)} on {cfg.dataset.name}: {len(data.train)} training images, "
             f"{len(data.test)} test images, {self.device} {self.precision}, {threads} threads, {folder.path}"
@@ -286,14 +313,18 @@ class _Run:
             )
 
     def to_the_end(self) -> dict[str, Any]:
-        with mirrored(self.cfg, self.folder, self.console.say):
+        watched = mirrored(self.cfg, self.folder, self.console.say) if ranks.first() else contextlib.nullcontext()
+        with watched:
             try:
                 self.trainer.fit(self._on_step, self._end_epoch)
             finally:
                 self.console.close()
-            result = self._result()
-            self.folder.write_result(result)
-            self.console.say(f"{_summary(result)}\nrun folder: {self.folder.path}")
+            return ranks.from_first(self._finish)
+
+    def _finish(self) -> dict[str, Any]:
+        result = self._result()
+        self.folder.write_result(result)
+        self.console.say(f"{_summary(result)}\nrun folder: {self.folder.path}")
         return result
 
     def _on_step(self) -> None:
@@ -305,12 +336,13 @@ class _Run:
     def _stop_if_asked(self) -> None:
         """At a step boundary, or in an evaluation, which a resumed run begins again."""
         self.lease.check()
-        if self.stop:
+        if number := ranks.largest(self.stop.signal or 0):  # SIGTERM, of who cancels, is larger than SLURM's notices
             self._save()
-            assert self.stop.signal is not None
+            if not ranks.first():
+                raise SystemExit(0)  # with 1 srun would end the first, which is still to queue its job again
+            asked = signal.Signals(number)
             raise Stopped(
-                f"stopped by {self.stop.signal.name}, nothing lost: the same command goes on with {self.folder.path}",
-                self.stop.signal,
+                f"stopped by {asked.name}, nothing lost: the same command goes on with {self.folder.path}", asked
             )
 
     def _end_epoch(self, loss: float, last: bool) -> None:
@@ -394,7 +426,7 @@ class _Run:
             "flops": at.images * training_flops(self.model, (data.channels, data.size, data.size), self.device),
             "images_per_second": at.images / max(at.train_seconds, 1e-9),
             "device": str(self.device),
-            "hardware": hardware(self.device),
+            "hardware": hardware(self.device, ranks.count()),
             "precision": self.precision,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dl2pa import ranks
 from dl2pa.data.loader import Loader
 from dl2pa.diagnostics import Moments
 from dl2pa.errors import UserError
 from dl2pa.losses import Cost, reduce
 from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier
+from dl2pa.part import WHOLE, Part
 from dl2pa.schedule import Schedule
 from dl2pa.seeding import Stream, derive
 
@@ -85,9 +87,11 @@ class Trainer:
     max_steps: int | None
     device: torch.device
     clip: float | None = None
+    part: Part = WHOLE
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
+        self.joint = ranks.joint(self.model)
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
@@ -126,23 +130,28 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         at = self.position
-        torch.manual_seed(derive(self.seed, Stream.NETWORK, at.epoch, at.step))  # dropout, stochastic depth
+        # Dropout, stochastic depth.
+        torch.manual_seed(derive(self.seed, Stream.NETWORK, at.epoch, at.step, *ranks.seeds()))
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
         images, target = self.mixing(images, labels, at.step)
         self.model.train()
-        features, scores = self.model(images)
+        features, scores = self.joint(images)
         cost, weights = self.cost(scores, features, target.labels)
         target = target._replace(weights=weights)
-        loss = reduce(cost, target, self.reduction)
+        loss = reduce(cost, target.rows(self.part.rows(len(labels))), self.reduction)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.part.weighted(loss, len(labels), self.reduction).backward()
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
-        self.moments.observe(features.detach(), cost.detach(), target.share(self.num_classes))
+        # From here on the whole batch's, on every rank.
+        features, cost = (ranks.whole(values.detach(), len(labels)) for values in (features, cost))
+        self.moments.observe(features, cost, target.share(self.num_classes))
         last = at.epoch * self.loader.steps + at.step + 1 == self._total_steps()
-        self.model.head.observe(features.detach(), cost.detach(), target, at.epoch, last)
+        self.model.head.observe(features, cost, target, at.epoch, last)
+        if self.part.world > 1:
+            loss = reduce(cost, target, self.reduction)
         per_image = loss.detach() / len(labels) if self.reduction == "sum" else loss.detach()
         self.meter.update(per_image, len(labels), at.step)
         at.images += len(labels)

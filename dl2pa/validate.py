@@ -144,6 +144,11 @@ def validate(cfg: DictConfig) -> None:
             (value >= low if closed else value > low) and (value < math.inf if high is None else value <= high)
         )
         _expect(cfg, key, inside, f"use a number {_interval(low, high, closed)}")
+    if cfg.runtime.ddp and cfg.device.startswith("cuda:"):
+        raise UserError(
+            f"device={cfg.device} does not fit runtime.ddp=true, where each process has a device of its own: use "
+            f"device=cuda or auto"
+        )
     _check_data(cfg)
     _check_head(cfg)
     _check_times(cfg)

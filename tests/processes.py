@@ -13,6 +13,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,33 @@ def launch(*words: str, cwd: Path, before: Callable[[], None] | None = None) -> 
 def train(cfg: DictConfig, cwd: Path, before: Callable[[], None] | None = None) -> Child:
     """run(cfg) in a child that calls ``before`` first."""
     return _start(partial(_train, cfg), cwd, before)
+
+
+def train_together(
+    cfg: DictConfig, cwd: Path, ranks: int = 2, before: Mapping[int, Callable[[], None]] | None = None
+) -> list[Child]:
+    """run(cfg) in as many children, which are the ranks of the run; those in ``before`` call that first."""
+    return together(partial(_train, cfg), cwd, ranks, before)
+
+
+def together(
+    work: Callable[[], None], cwd: Path, ranks: int = 2, before: Mapping[int, Callable[[], None]] | None = None
+) -> list[Child]:
+    """``work`` in as many children as torchrun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    own = before or {}
+    return [
+        _start(work, cwd, partial(_be, {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}, own.get(rank)))
+        for rank in range(ranks)
+    ]
+
+
+def _be(environment: dict[str, str], before: Callable[[], None] | None) -> None:
+    os.environ.update(environment)
+    if before is not None:
+        before()
 
 
 def _start(work: Callable[[], None], cwd: Path, before: Callable[[], None] | None) -> Child:

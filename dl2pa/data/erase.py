@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from dl2pa.part import WHOLE, Part
+
 _TRIES = 10  # as torchvision's RandomErasing: shapes drawn before an image is left whole
 _AREA = (0.02, 0.33)  # of the image
 _RATIO = (0.3, 3.3)  # height over width
@@ -42,11 +44,19 @@ def erasing_boxes(batch: int, probability: float, size: int, generator: torch.Ge
     return torch.cat([start, start + shape], dim=1)
 
 
-def erase(images: Tensor, probability: float, cutout: int, generator: torch.Generator) -> Tensor:
-    """Normalised square images [B, c, H, H], in place: zero, the mean colour, in each image's rectangles."""
-    batch, size = len(images), images.shape[-1]
+def erase(
+    images: Tensor, probability: float, cutout: int, generator: torch.Generator, batch: int, part: Part = WHOLE
+) -> Tensor:
+    """Normalised square images [n, c, H, H], in place: zero, the mean colour, in each image's rectangles.
+
+    They are the ``part`` of a batch of ``batch`` images; the rectangles are drawn for all of it.
+    """
+    size = images.shape[-1]
+    drawn = []
     if probability > 0:
-        images.masked_fill_(inside(erasing_boxes(batch, probability, size, generator), size, size).unsqueeze(1), 0)
+        drawn.append(erasing_boxes(batch, probability, size, generator))
     if cutout > 0:
-        images.masked_fill_(inside(cutout_boxes(batch, cutout, size, generator), size, size).unsqueeze(1), 0)
+        drawn.append(cutout_boxes(batch, cutout, size, generator))
+    for boxes in drawn:
+        images.masked_fill_(inside(part.of(boxes), size, size).unsqueeze(1), 0)
     return images

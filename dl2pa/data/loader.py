@@ -1,7 +1,7 @@
 """Batches on the device, from images in memory or image files, behind one interface.
 
 A batch is a function of (seed, epoch, step) and not of what was drawn before, so a resumed epoch goes on with exactly
-the batches of an undisturbed one.
+the batches of an undisturbed one. Of several processes that train one run each has its part of the very same batches.
 """
 
 import signal
@@ -17,6 +17,7 @@ from dl2pa.data.erase import erase
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform, drawing_from, read_for_evaluation, read_for_training, under_policy
 from dl2pa.errors import UserError
+from dl2pa.part import WHOLE, Part
 from dl2pa.seeding import Stream, derive
 from dl2pa.signals import held_back, only_from_parent
 
@@ -24,7 +25,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Loader(Protocol):
-    """Training batches: images float32 [B, c, H, W] in channels_last memory and labels int64 [B], on the device."""
+    """Training batches: images float32 [B, c, H, W] in channels_last memory and labels int64 [B], on the device.
+
+    A loader for a part of each batch gives the images of the part alone, and all of the labels.
+    """
 
     steps: int
 
@@ -43,15 +47,22 @@ def training_loader(
     mean: Sequence[float],
     std: Sequence[float],
     workers: int = 0,
+    part: Part = WHOLE,
 ) -> Loader:
     """The loader for this kind of split. ``workers``: processes that read files; images in memory need none.
 
-    Raises UserError if the transform is not possible for images in memory, which know no scaling and no jitter.
+    Raises UserError if the transform is not possible for images in memory, which know no scaling and no jitter, and if
+    there are more processes than images in a batch.
     """
+    if (least := len(split) // _steps(split, batch_size)) < part.world:
+        raise UserError(
+            f"batch_size={batch_size} makes batches of {least} images, and {part.world} processes train on each: use "
+            f"fewer processes or a larger batch_size"
+        )
     if not isinstance(split.images, Tensor):
-        return FolderLoader(split, transform, batch_size, device, seed, mean, std, workers)
+        return FolderLoader(split, transform, batch_size, device, seed, mean, std, workers, part)
     _check_in_memory(split.images, transform)
-    return TensorLoader(split, transform, batch_size, device, seed, mean, std)
+    return TensorLoader(split, transform, batch_size, device, seed, mean, std, part)
 
 
 class TensorLoader:
@@ -66,12 +77,13 @@ class TensorLoader:
         seed: int,
         mean: Sequence[float],
         std: Sequence[float],
+        part: Part = WHOLE,
     ) -> None:
         assert isinstance(split.images, Tensor)
         self.steps = _steps(split, batch_size)
         self._images = pad(split.images.to(device), transform.padding)
         self._labels = split.labels.to(device)
-        self._transform, self._device, self._seed = transform, device, seed
+        self._transform, self._device, self._seed, self._part = transform, device, seed, part
         self._normalise = Normalise(mean, std, device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -85,7 +97,9 @@ class TensorLoader:
                 images = _each_under_policy(
                     images, self._transform.policy, derive(self._seed, Stream.POLICY, epoch, step)
                 )
-            images = _erased(self._normalise(images), self._transform, self._seed, epoch, step)
+            # Cut only here: the draws are for the whole batch, and so is the little work before.
+            images = self._normalise(self._part.of(images))
+            images = _erased(images, self._transform, self._seed, epoch, step, len(indices), self._part)
             yield images, self._labels.index_select(0, indices)
 
 
@@ -102,19 +116,20 @@ class FolderLoader:
         mean: Sequence[float],
         std: Sequence[float],
         workers: int,
+        part: Part = WHOLE,
     ) -> None:
         self.steps = _steps(split, batch_size)
         self._count, self._transform, self._device, self._seed = len(split), transform, device, seed
-        self._normalise = Normalise(mean, std, device)
+        self._normalise, self._part = Normalise(mean, std, device), part
         self._plan = _Plan()
-        self._batches = _file_batches(_Files(split, transform, seed), self._plan, device, workers, keep=True)
+        self._batches = _file_batches(_Files(split, transform, seed, part), self._plan, device, workers, keep=True)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = _order(self._count, self._seed, epoch)
         self._plan.requests = [(epoch, indices) for indices in order.tensor_split(self.steps)[start:]]
         batches = _on_device(self._batches, self._device, self._normalise)
         for step, (images, labels) in enumerate(batches, start):
-            yield _erased(images, self._transform, self._seed, epoch, step), labels
+            yield _erased(images, self._transform, self._seed, epoch, step, len(labels), self._part), labels
 
 
 def evaluation_batches(
@@ -126,6 +141,7 @@ def evaluation_batches(
     mean: Sequence[float],
     std: Sequence[float],
     workers: int = 0,
+    part: Part = WHOLE,
 ) -> Iterator[Batch]:
     """All images once, in order and without augmentation; batches as a Loader gives them.
 
@@ -135,10 +151,10 @@ def evaluation_batches(
     if isinstance(split.images, Tensor):
         _check_in_memory(split.images, transform)
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-            yield normalise(images.to(device)), labels.to(device)
+            yield normalise(part.of(images).to(device)), labels.to(device)
         return
     plan = _Plan([(0, indices) for indices in torch.arange(len(split)).split(batch_size)])
-    yield from _on_device(_file_batches(_Files(split, transform), plan, device, workers), device, normalise)
+    yield from _on_device(_file_batches(_Files(split, transform, part=part), plan, device, workers), device, normalise)
 
 
 def _steps(split: Split, batch_size: int) -> int:
@@ -161,11 +177,13 @@ def _each_under_policy(images: Tensor, policy: str, seed: int) -> Tensor:
     return torch.stack(drawn).permute(0, 2, 3, 1)
 
 
-def _erased(images: Tensor, transform: ImageTransform, seed: int, epoch: int, step: int) -> Tensor:
+def _erased(
+    images: Tensor, transform: ImageTransform, seed: int, epoch: int, step: int, batch: int, part: Part
+) -> Tensor:
     if transform.erase == 0 and transform.cutout == 0:
         return images
     generator = torch.Generator(images.device).manual_seed(derive(seed, Stream.ERASE, epoch, step))
-    return erase(images, transform.erase, transform.cutout, generator)
+    return erase(images, transform.erase, transform.cutout, generator, batch, part)
 
 
 def _check_in_memory(images: Tensor, transform: ImageTransform) -> None:
@@ -195,18 +213,19 @@ class _Plan(Sampler[Request]):
 
 
 class _Files(Dataset[Batch | UserError]):
-    """Whole batches, uint8 [B, size, size, 3] and labels [B]; ``seed`` None: for evaluation.
+    """A ``part`` of each batch, uint8 [n, size, size, 3], and all labels [B]; ``seed`` None: for evaluation.
 
     An error is returned, not raised: a DataLoader would bury its one line in the worker's traceback.
     """
 
-    def __init__(self, split: Split, transform: ImageTransform, seed: int | None = None) -> None:
-        self._split, self._transform, self._seed = split, transform, seed
+    def __init__(self, split: Split, transform: ImageTransform, seed: int | None = None, part: Part = WHOLE) -> None:
+        self._split, self._transform, self._seed, self._part = split, transform, seed, part
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         epoch, indices = request
         try:
-            return torch.stack([self._read(epoch, i) for i in indices.tolist()]), self._split.labels[indices]
+            read = [self._read(epoch, i) for i in self._part.of(indices).tolist()]
+            return torch.stack(read), self._split.labels[indices]
         except UserError as error:
             return error
 

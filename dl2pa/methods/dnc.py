@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dl2pa import ranks
 from dl2pa.losses import Target, membership
 from dl2pa.methods.heads import Head
 
@@ -68,7 +69,7 @@ class NearestCentroidsHead(Head):
         self.bank_labels[start : start + len(features)] = target.dominant()
         self.batches += 1
         if self.batches == self.bank_batches:
-            self._update()
+            ranks.from_first(self._update, [self.centroids])
             self.bank_labels.fill_(-1)
             self.batches = 0
 

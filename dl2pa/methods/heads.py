@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dl2pa import ranks
 from dl2pa.assignment.assigner import Assigner
 from dl2pa.losses import Target
 
@@ -66,10 +67,21 @@ class PrototypeHead(Head):
             features = F.normalize(features, dim=1)  # the statistics are of directions
         share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
         labels = target.labels if target.other is None else torch.cat([target.labels, target.other])
-        self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights, labels, last)
+
+        def observe() -> None:
+            self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights, labels, last)
+
+        if self.assigner.timetable.after_step(epoch) and not last:
+            ranks.from_first(observe, self._moving())
+        else:
+            observe()
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        return self.assigner.end_epoch(self.prototypes, epoch)
+        return ranks.from_first(lambda: self.assigner.end_epoch(self.prototypes, epoch), self._moving())
+
+    def _moving(self) -> list[Tensor]:
+        """All that a matching may change."""
+        return [self.prototypes, *self.assigner.buffers()]
 
     def never_moves(self) -> bool:
         return self.assigner.statistic is not None and self.assigner.timetable.empty()

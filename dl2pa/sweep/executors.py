@@ -5,7 +5,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.signals import listening
@@ -38,6 +40,7 @@ def work_off(
         Stopped: asked to from outside; nothing is lost.
     """
     configs = [folder.frozen() for folder in folders]
+    _check_ranks(configs, sweep)
     _fetch({config["dataset"]["source"]: folder for config, folder in zip(configs, folders, strict=True)})
     for folder in folders:  # how the last attempt went is of no interest any more
         folder.write_error(None)
@@ -73,6 +76,30 @@ def watch(folders: Sequence[RunFolder]) -> None:
             if not any(look.state in (State.queued, State.running) for look in looks):
                 return
             time.sleep(WATCHED)
+
+
+def _check_ranks(configs: Sequence[Mapping[str, Any]], sweep: Record) -> None:
+    """A run is started as several processes if and only if it is meant for them."""
+    ddp = {bool(config["runtime"].get("ddp", False)) for config in configs}
+    if sweep.executor == "local":
+        if True in ddp:
+            raise UserError(
+                "runtime.ddp=true does not fit hydra/launcher=local, which starts one process a run: use torchrun "
+                "--nproc_per_node N launch.py ... without -m, or hydra/launcher=slurm hydra.launcher.tasks_per_node=N"
+            )
+        return
+    from dl2pa.sweep import slurm
+
+    ranks = slurm.Resources(**sweep.settings).ranks
+    if True in ddp and ranks == 1:
+        raise UserError(
+            "runtime.ddp=true needs several processes a run: use hydra.launcher.tasks_per_node=N, or nodes=N, or both"
+        )
+    if False in ddp and ranks > 1:
+        raise UserError(
+            f"hydra.launcher.nodes and tasks_per_node make {ranks} processes a run: use runtime.ddp=true, with which "
+            f"they train it together"
+        )
 
 
 def _fetch(by_source: Mapping[str, RunFolder]) -> None:

@@ -26,6 +26,8 @@ class Resources:
     timeout_min: int = 240
     mem_gb: float | None = 3
     cpus_per_task: int | None = 2
+    nodes: int = 1
+    tasks_per_node: int | None = None  # with nodes, the ranks of a run with runtime.ddp=true, started by srun
     gpus_per_node: int | None = None
     gres: str | None = None
     partition: str | None = None
@@ -38,6 +40,11 @@ class Resources:
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # sbatch's own flags
     runs_per_gpu: int = 1  # runs side by side in a task
 
+    @property
+    def ranks(self) -> int:
+        """The processes that srun starts for a task."""
+        return self.nodes * (self.tasks_per_node or 1)
+
     def for_submitit(self) -> dict[str, Any]:
         """The parameters that submitit's executor takes."""
         ours = ("timeout_min", "mem_gb", "runs_per_gpu")
@@ -48,9 +55,13 @@ class Resources:
         # Within a short limit the signal would be due at the start.
         given["signal_delay_s"] = min(self.signal_delay_s, self.timeout_min * 60 // 3)
         given["additional_parameters"] = {"requeue": True, **self.additional_parameters}
+        given["srun_args"] = []
+        if self.ranks > 1:
+            # A rank that dies without a word would leave the others waiting for it.
+            given["srun_args"] += ["--kill-on-bad-exit=1"]
         if self.cpus_per_task is not None:
             # srun does not take it over from sbatch since SLURM 22.05, and torch would use all cores of the node.
-            given["srun_args"] = [f"--cpus-per-task={self.cpus_per_task}"]
+            given["srun_args"] += [f"--cpus-per-task={self.cpus_per_task}"]
             threads = max(1, self.cpus_per_task // self.runs_per_gpu)
             given["setup"] = [f"export OMP_NUM_THREADS={threads}", *self.setup]
         return {**given, "job_name": "dl2pa", "stderr_to_stdout": True}
@@ -70,10 +81,19 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> list[st
     """
     if shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
-    if not isinstance(resources.runs_per_gpu, int) or resources.runs_per_gpu < 1:
+    for name in ("runs_per_gpu", "nodes", "tasks_per_node"):
+        value = getattr(resources, name)
+        if value == "auto":
+            raise UserError(
+                f"hydra.launcher.{name}=auto is not legal: use an integer from 1 on "
+                "(auto has to try, which hydra/launcher=local does on a node that has the GPU)"
+            )
+        if value is not None and value < 1:
+            raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on")
+    if resources.ranks > 1 and resources.runs_per_gpu > 1:
         raise UserError(
-            f"hydra.launcher.runs_per_gpu={resources.runs_per_gpu} is not legal: use an integer from 1 on "
-            "(auto has to try, which hydra/launcher=local does on a node that has the GPU)"
+            f"hydra.launcher.runs_per_gpu={resources.runs_per_gpu} does not fit several processes a run "
+            f"(nodes={resources.nodes}, tasks_per_node={resources.tasks_per_node}): use runs_per_gpu=1"
         )
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.slurm.slurm import SlurmExecutor

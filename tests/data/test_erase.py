@@ -53,16 +53,16 @@ def test_erased_rectangles_are_torchvisions() -> None:
 
 def test_a_share_of_the_images_is_erased_to_zero() -> None:
     images = torch.ones(COUNT, 3, 8, 8).to(memory_format=torch.channels_last)
-    erased = erase(images, 0.1, 0, generator())
+    erased = erase(images, 0.1, 0, generator(), len(images))
     assert erased.is_contiguous(memory_format=torch.channels_last)
     assert set(erased.unique().tolist()) == {0.0, 1.0}
     assert (erased[:, :1] == erased).all()  # all channels of a pixel together
     touched = (erased == 0).any(dim=(1, 2, 3)).float().mean()
     assert abs(float(touched) - 0.1) < 0.03  # six standard deviations
-    assert (erase(torch.ones(20, 3, 8, 8), 0.0, 4, generator()) == 0).any(dim=(1, 2, 3)).all()
+    assert (erase(torch.ones(20, 3, 8, 8), 0.0, 4, generator(), 20) == 0).any(dim=(1, 2, 3)).all()
 
 
 def test_the_generator_decides() -> None:
-    first, again, other = (erase(torch.ones(9, 1, SIZE, SIZE), 0.5, 8, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (erase(torch.ones(9, 1, SIZE, SIZE), 0.5, 8, generator(seed), 9) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

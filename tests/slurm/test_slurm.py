@@ -252,6 +252,41 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     assert [folder.state() for folder in runs.values()] == [State.finished] * 6
 
 
+def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks on each of two nodes train each run; a notice queues it again once; one rank's error is the run's."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    wrong = "import os, time; time.sleep(.05); os.environ['SLURM_PROCID'] == '2' and step == 3 and 1 / 0"
+    faults = environment(tmp_path / "faults", {"-s0-": "import time; time.sleep(.05)", "-s1-": wrong})
+    faults["MASTER_ADDR"] = "127.0.0.1"  # the nodes' names mean nothing to this machine
+    both = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2")
+    words = ("seed=0,1", "epochs=4", "precision=fp32", *WORDS, *SMALL)
+    said = dl2pa(cluster, tmp_path, "-m", *words, *both, faults=faults).said
+    assert "nodes and tasks_per_node make 4 processes a run: use runtime.ddp=true" in said
+    said = dl2pa(cluster, tmp_path, "-m", *words, "runtime.ddp=true", faults=faults).said
+    assert "runtime.ddp=true needs several processes a run: use hydra.launcher.tasks_per_node=N" in said
+    assert cluster.states() == {}
+    ended = dl2pa(cluster, tmp_path, "-m", *words, "runtime.ddp=true", *both, faults=faults)
+    assert ended.code == 0, ended.said
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: bool(runs[0].lines("metrics")), LONG)
+    cluster.ask("scancel", "--signal=USR2", str(runs[0].job()))
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.finished, LONG)
+    wait_for(lambda: runs[1].state(slurm.queue()) is State.failed, LONG)
+    assert {seed: folder.attempts() for seed, folder in runs.items()} == {0: 2, 1: 1}
+    wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
+    assert [cluster.states()[str(runs[seed].job())] for seed in (0, 1)] == ["COMPLETED", "FAILED"]
+    error = runs[1].error()
+    assert error is not None
+    assert error["message"] == "division by zero"
+    assert error["rank"] == 2
+    result = runs[0].result()
+    assert result is not None
+    assert result["hardware"].startswith("4 x ")
+    alone = undisturbed(tmp_path / "here", "seed=0", "epochs=4", "precision=fp32")
+    assert runs[0].run_id == alone.run_id
+    assert runs[0].lines("assignments") == alone.lines("assignments")
+
+
 def test_what_is_submitted(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sbatch text, as it was recorded; and what surrounds it when it is submitted from within a job."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
