@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dl2pa import device
-from dl2pa.device import cpu_flags, hardware, native_bf16, resolve_device, resolve_precision
+from dl2pa.device import cpu_flags, device_of, hardware, native_bf16, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 
 CPU = torch.device("cpu")
@@ -88,6 +88,16 @@ def test_systems_without_proc_cpuinfo_have_no_flags_but_a_name(monkeypatch: pyte
 
 
 # -- devices
+
+
+def test_processes_of_a_run_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 2)
+    assert [device_of(local, "auto") for local in range(2)] == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(UserError, match=r"over 2 processes and 2 CUDA devices here"):
+        device_of(2, "cuda")
+    gpus(monkeypatch, 1)
+    assert device_of(1, "cuda") == torch.device("cuda", 0), "the one that srun has given to this process"
+    assert device_of(1, "cpu") == CPU
 
 
 def test_auto_takes_the_first_gpu_or_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

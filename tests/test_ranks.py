@@ -18,6 +18,7 @@ from processes import (
     LAUNCH,
     SECONDS,
     few_digits,
+    launch,
     planned,
     signal_after,
     together,
@@ -335,6 +336,12 @@ def test_more_ranks_than_images_in_a_batch(tmp_path: Path) -> None:
     error = RunFolder(only_folder(tmp_path)).error()
     assert error is not None
     assert error["message"].startswith("batch_size=2 makes batches of 2 images, and 3 processes train on each")
+
+
+def test_a_sweep_here_has_no_ranks(tmp_path: Path) -> None:
+    ended = launch("-m", "runtime.ddp=true", "max_steps=1", "device=cpu", cwd=tmp_path).end()
+    assert ended.code == 1
+    assert "runtime.ddp=true does not fit hydra/launcher=local, which starts one process a run" in ended.said
 
 
 def test_a_device_of_its_own(tmp_path: Path) -> None:

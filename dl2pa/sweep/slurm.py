@@ -47,9 +47,11 @@ class Resources:
 
     def for_submitit(self) -> dict[str, Any]:
         """The parameters that submitit's executor takes."""
-        ours = ("timeout_min", "mem_gb", "runs_per_gpu")
+        ours = ("timeout_min", "mem_gb", "runs_per_gpu", "tasks_per_node")
         given = {key: value for key, value in asdict(self).items() if value is not None and key not in ours}
         given["time"] = self.timeout_min
+        if self.tasks_per_node is not None:
+            given["ntasks_per_node"] = self.tasks_per_node
         if self.mem_gb is not None:
             given["mem"] = f"{round(self.mem_gb * 1024)}MB"
         # Within a short limit the signal would be due at the start.

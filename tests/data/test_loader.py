@@ -10,6 +10,7 @@ from dl2pa.data.loader import FolderLoader, Loader, TensorLoader, evaluation_bat
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform
 from dl2pa.errors import UserError
+from dl2pa.part import Part
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -88,6 +89,34 @@ def test_a_resumed_epoch_goes_on_with_the_same_batches(split: Split, start: int)
     whole = list(loader(split, seed=3).epoch(2))
     fresh = loader(split, seed=3)
     assert same(list(fresh.epoch(2, start=start)), whole[start:])
+
+
+@pytest.mark.parametrize("partner", [False, True])
+def test_processes_that_share_batches_have_the_very_same_ones(split: Split, partner: bool) -> None:
+    """Cropped, mirrored and erased as in one process; with ``partner`` also the image before the first."""
+    transform = ImageTransform(SIZE, padding=4, flip=True, erase=0.5, cutout=9)
+
+    def batches(part: Part) -> list[tuple[Tensor, Tensor]]:
+        made = training_loader(split, transform, batch_size=5, device=CPU, seed=3, mean=MEAN, std=STD, part=part)
+        return list(made.epoch(2))
+
+    parts = [batches(Part(rank, 2, partner)) for rank in range(2)]
+    for (images, labels), *shared in zip(batches(Part()), *parts, strict=True):
+        assert all(torch.equal(own, labels) for _, own in shared)
+        assert torch.equal(torch.cat([own[int(partner) :] for own, _ in shared]), images)
+        if partner:
+            middle = len(shared[0][0]) - 1
+            assert torch.equal(torch.stack([own[0] for own, _ in shared]), images[[-1, middle - 1]])
+
+
+def test_evaluation_shared_by_processes(split: Split) -> None:
+    whole = list(evaluation(split))
+    parts = [
+        list(evaluation_batches(split, PAD_FLIP, batch_size=8, device=CPU, mean=MEAN, std=STD, part=Part(rank, 2)))
+        for rank in range(2)
+    ]
+    shared = [(torch.cat([first[0], second[0]]), first[1]) for first, second in zip(*parts, strict=True)]
+    assert same(shared, whole)
 
 
 def test_batches_do_not_depend_on_history(split: Split) -> None:
