@@ -41,7 +41,9 @@ class NearestCentroidsHead(Head):
         self.batches = 0  # in the bank; counted here and not on the device, which would have to be waited for
         self.norm = nn.LayerNorm(dimension)
         self.score_norm = nn.LayerNorm(num_classes)
-        start = nn.init.trunc_normal_(torch.empty(num_classes, sub_centroids, dimension), std=0.02)
+        # The released code's trunc_normal_(std=.02) cuts off at 100 standard deviations: with the length divided out it
+        # is this, which is the same numbers in every version of torch.
+        start = torch.randn(num_classes, sub_centroids, dimension)
         self.centroids: Tensor
         self.first: Tensor
         self.bank: Tensor
