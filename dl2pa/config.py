@@ -182,6 +182,7 @@ class RuntimeConfig:
     workers: int = 2  # loader processes, for image folders
     threads: int | None = None  # CPU threads; null is torch's choice
     eval_batch_size: int = 512
+    compile: bool | None = None  # torch.compile of the training step; null: on a GPU, where it makes CUDA graphs
     checkpoint_minutes: float = 5.0  # a long epoch is saved on the way this often
     ddp: bool = False  # the processes that torchrun or srun has started train one run together (ranks.py)
 

@@ -24,6 +24,10 @@ class Moments(EpochMean):
         super().observe(features, cost, share, classes)
         self.products.addmm_(features.T, features)
 
+    def end_epoch(self) -> None:
+        super().end_epoch()
+        self.products.zero_()
+
 
 def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
     """Neural collapse of an epoch's features (Papyan, Han and Donoho 2020, section 3), zero where it is complete.

@@ -1,5 +1,7 @@
 """Batches mixed with themselves: mixup, cutmix, or one of the two at random."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -8,6 +10,13 @@ from dl2pa.data.augment import cutmix, mixup
 from dl2pa.losses import Target
 from dl2pa.part import WHOLE, Part
 from dl2pa.seeding import Stream, derive
+
+
+class Mix(NamedTuple):
+    """How a batch is mixed, on its device: scalar ``lam`` is the first label's share; with a ``box`` [4], cutmix."""
+
+    lam: Tensor
+    box: Tensor | None
 
 
 class Mixing:
@@ -53,11 +62,16 @@ class Mixing:
         self._lam = torch.from_numpy(lam.astype(np.float32)).to(self._device)
         self._boxes = torch.from_numpy(boxes).to(self._device)
 
-    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Target]:
-        """Images [B, c, H, W] (or the part of them) and labels [B] of step ``step`` as they are trained with."""
+    def of(self, step: int) -> Mix | None:
+        """What was drawn for step ``step``; None where nothing is mixed."""
         if self._mixup == 0 and self._cutmix == 0:
+            return None
+        return Mix(self._lam[step], self._boxes[step] if self._cut[step] else None)
+
+    def __call__(self, images: Tensor, labels: Tensor, mix: Mix | None) -> tuple[Tensor, Target]:
+        """Images [B, c, H, W] (or the part of them) and labels [B] as they are trained with."""
+        if mix is None:
             return images, Target(labels)
-        lam, other = self._lam[step], labels.roll(1)
-        images = self._part.own(cutmix(images, self._boxes[step]) if self._cut[step] else mixup(images, lam))
-        target = Target(labels, other, lam)
+        mixed = mixup(images, mix.lam) if mix.box is None else cutmix(images, mix.box)
+        images, target = self._part.own(mixed), Target(labels, labels.roll(1), mix.lam)
         return images, Target(target.dominant()) if self._dominant else target

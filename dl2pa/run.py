@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dl2pa import identity, ranks
+from dl2pa.compiled import Compiler, pays
 from dl2pa.console import Console
 from dl2pa.data import datasets, loader
 from dl2pa.data.datasets import Data
@@ -139,8 +140,10 @@ def make_optimizer(cfg: DictConfig, model: Classifier) -> torch.optim.Optimizer:
     )
 
 
-def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: str) -> Trainer:
-    """Everything that ``cfg`` trains with, at the start of its first epoch."""
+def make_trainer(
+    cfg: DictConfig, data: Data, device: torch.device, precision: str, say: Callable[[str], None] = print
+) -> Trainer:
+    """Everything that ``cfg`` trains with, at the start of its first epoch; ``say`` gets warnings."""
     counts = _train_counts(cfg, data)
     model = build_model(cfg, make_prototypes(cfg), DTYPES[precision])
     model.backbone.fit(lambda: _sample(cfg, data.train))
@@ -189,6 +192,7 @@ def make_trainer(cfg: DictConfig, data: Data, device: torch.device, precision: s
         epochs=cfg.epochs,
         max_steps=cfg.max_steps,
         device=device,
+        compiler=Compiler(pays(cfg.runtime.compile, device), device, say),
         clip=cfg.optimizer.clip,
         part=part,
     )
@@ -279,7 +283,7 @@ class _Run:
         )
         self.data = data = load_data(cfg)
         folder.write_classes(data.class_names)
-        self.trainer = make_trainer(cfg, data, self.device, self.precision)
+        self.trainer = make_trainer(cfg, data, self.device, self.precision, lambda line: self.console.say(line))
         self.evaluate = make_evaluation(cfg, data, self.device, self._stop_if_asked)
         self.model = self.trainer.model
         self.word_similarity = word_similarity(cfg.dataset.source, cfg.dataset.num_classes)

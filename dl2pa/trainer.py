@@ -2,19 +2,20 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dl2pa import ranks
+from dl2pa.compiled import Compiler
 from dl2pa.data.loader import Loader
 from dl2pa.diagnostics import Moments
 from dl2pa.errors import UserError
-from dl2pa.losses import Cost, reduce
-from dl2pa.mixing import Mixing
+from dl2pa.losses import Cost, Target, reduce
+from dl2pa.mixing import Mix, Mixing
 from dl2pa.model import Classifier
 from dl2pa.part import WHOLE, Part
 from dl2pa.schedule import Schedule
@@ -34,22 +35,37 @@ class Position:
     best_top1: float | None = None
 
 
-class Meter:
+class Meter(nn.Module):
     """Mean loss of an epoch, and where it stopped being finite; on the device, read once an epoch."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.total = torch.zeros((), dtype=torch.float64, device=device)
-        self.count = torch.zeros((), dtype=torch.float64, device=device)
-        self.last_finite = torch.full((), torch.nan, dtype=torch.float64, device=device)
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=device)
+    total: Tensor
+    count: Tensor
+    last_finite: Tensor
+    first_bad: Tensor
+    step: Tensor
 
-    def update(self, loss: Tensor, images: int, step: int) -> None:
-        """Add a step's mean loss per image."""
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "count", "last_finite"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        self.register_buffer("first_bad", torch.zeros((), dtype=torch.long))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long), persistent=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        for value in (self.total, self.count):
+            value.zero_()
+        self.last_finite.fill_(torch.nan)
+        self.first_bad.fill_(-1)
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """Add the mean loss per image of step ``self.step``."""
         finite = loss.isfinite()
         self.total += loss * images
         self.count += images
         self.last_finite.copy_(torch.where(finite & (self.first_bad < 0), loss, self.last_finite))
-        self.first_bad.copy_(torch.where(~finite & (self.first_bad < 0), step, self.first_bad))
+        self.first_bad.copy_(torch.where(~finite & (self.first_bad < 0), self.step, self.first_bad))
 
     def mean(self, epoch: int, lr: float) -> float:
         """Raises UserError where a loss was not finite: such weights are not worth keeping."""
@@ -59,13 +75,6 @@ class Meter:
                 f"{float(self.last_finite):.4g}, optimizer.lr={lr:g}): a lower optimizer.lr usually helps"
             )
         return float(self.total / self.count)
-
-    def state(self) -> dict[str, Tensor]:
-        return vars(self)
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
 
 
 @dataclass
@@ -86,17 +95,18 @@ class Trainer:
     epochs: int
     max_steps: int | None
     device: torch.device
+    compiler: Compiler
     clip: float | None = None
     part: Part = WHOLE
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
         self.joint = ranks.joint(self.model)
-        self._begin_epoch()
-
-    def _begin_epoch(self) -> None:
-        self.meter = Meter(self.device)
+        # Made once and emptied in place: a graph knows a tensor by its address.
+        self.meter = Meter().to(self.device)
         self.moments = Moments(self.num_classes, self.dimension).to(self.device)
+        self.forward = self.compiler.wrap(self._forward)
+        self.observe = self.compiler.wrap(self._observe)
 
     def fit(self, on_step: Callable[[], None], end_epoch: Callable[[float, bool], None]) -> None:
         """Train from ``position`` to the end.
@@ -121,7 +131,8 @@ class Trainer:
             loss = self.meter.mean(at.epoch, self.lr)  # waits for the device
             at.train_seconds += time.perf_counter() - clock
             end_epoch(loss, at.epoch * steps + goal >= last_step)
-            self._begin_epoch()
+            self.meter.reset()
+            self.moments.end_epoch()
             at.epoch, at.step = at.epoch + 1, 0
 
     def _total_steps(self) -> int:
@@ -129,32 +140,57 @@ class Trainer:
         return whole if self.max_steps is None else min(self.max_steps, whole)
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
+        """One step, the same on all hardware: nothing in it waits for the device unless the head matches after steps.
+
+        What is compiled lies within ``_backward``. Not the optimizer: its fused kernel is one launch for all weights,
+        and takes the rate as an argument.
+        """
+        at = self.position
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr()
+        self.model.train()
+        self.meter.step.fill_(at.step)
+        mix = self.mixing.of(at.step)
+        kind = (len(labels), mix is not None and mix.box is not None)
+        self.compiler.attempt(lambda: self._backward(images, labels, mix), kind, self._changing)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        last = at.epoch * self.loader.steps + at.step + 1 == self._total_steps()
+        self.model.head.end_step(at.epoch, last)
+        at.images += len(labels)
+
+    def _backward(self, images: Tensor, labels: Tensor, mix: Mix | None) -> None:
+        """The gradients of a batch, and the statistics it adds to."""
         at = self.position
         # Dropout, stochastic depth.
         torch.manual_seed(derive(self.seed, Stream.NETWORK, at.epoch, at.step, *ranks.seeds()))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._lr()
-        images, target = self.mixing(images, labels, at.step)
-        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, features, cost, target = self.forward(images, labels, mix)
+        loss.backward()
+        # From here on the whole batch's, on every rank.
+        self.observe(ranks.whole(features, len(labels)), ranks.whole(cost, len(labels)), target)
+
+    def _forward(self, images: Tensor, labels: Tensor, mix: Mix | None) -> tuple[Tensor, Tensor, Tensor, Target]:
+        """The loss, and without gradients features [n, d] and cost [n, C] of this process's part of the batch, and what
+        the images of the whole batch should be called."""
+        images, target = self.mixing(images, labels, mix)
         features, scores = self.joint(images)
         cost, weights = self.cost(scores, features, target.labels)
         target = target._replace(weights=weights)
         loss = reduce(cost, target.rows(self.part.rows(len(labels))), self.reduction)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.part.weighted(loss, len(labels), self.reduction).backward()
-        if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        # From here on the whole batch's, on every rank.
-        features, cost = (ranks.whole(values.detach(), len(labels)) for values in (features, cost))
+        return self.part.weighted(loss, len(labels), self.reduction), features.detach(), cost.detach(), target
+
+    @torch.no_grad()
+    def _observe(self, features: Tensor, cost: Tensor, target: Target) -> None:
         self.moments.observe(features, cost, target.share(self.num_classes))
-        last = at.epoch * self.loader.steps + at.step + 1 == self._total_steps()
-        self.model.head.observe(features, cost, target, at.epoch, last)
-        if self.part.world > 1:
-            loss = reduce(cost, target, self.reduction)
-        per_image = loss.detach() / len(labels) if self.reduction == "sum" else loss.detach()
-        self.meter.update(per_image, len(labels), at.step)
-        at.images += len(labels)
+        self.model.head.observe(features, cost, target)
+        loss, images = reduce(cost, target, self.reduction), len(target.labels)
+        self.meter.update(loss / images if self.reduction == "sum" else loss, images)
+
+    def _changing(self) -> Iterator[Tensor]:
+        """All that ``_backward`` changes in place."""
+        return itertools.chain(self.model.buffers(), self.moments.buffers(), self.meter.buffers())
 
     def _lr(self) -> float:
         at = self.position
@@ -165,7 +201,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "position": asdict(self.position),
-            "meter": self.meter.state(),
+            "meter": self.meter.state_dict(),
             "moments": self.moments.state_dict(),
         }
 
@@ -173,5 +209,5 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.position = Position(**state["position"])
-        self.meter.restore(state["meter"])
+        self.meter.load_state_dict(state["meter"])
         self.moments.load_state_dict(state["moments"])

@@ -11,6 +11,7 @@ from composing import compose_config
 from torch import Tensor, nn
 
 from dl2pa.assignment.assigner import Assigner, Timetable
+from dl2pa.compiled import Compiler
 from dl2pa.errors import UserError
 from dl2pa.losses import Target, build_cost, cross_entropy, dot_regression, inverse_frequency, membership, reduce
 from dl2pa.methods.heads import PrototypeHead
@@ -309,6 +310,7 @@ def test_an_epoch_of_the_trainer(name: str, reduction: str, weights: str, alpha:
         epochs=1,
         max_steps=None,
         device=torch.device("cpu"),
+        compiler=Compiler(False, torch.device("cpu")),
     )
     told: list[tuple[float, bool]] = []
     trainer.fit(on_step=lambda: None, end_epoch=lambda loss, last: told.append((loss, last)))
@@ -340,6 +342,7 @@ def test_the_trainer_reports_the_mean_loss_of_an_image_for_a_sum_as_for_a_mean()
             epochs=1,
             max_steps=None,
             device=torch.device("cpu"),
+            compiler=Compiler(False, torch.device("cpu")),
         )
         trainer.fit(lambda: None, lambda loss, last, key=reduction: told.update({key: loss}))  # type: ignore[misc]
     net, expected = linear(), 0.0

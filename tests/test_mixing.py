@@ -21,7 +21,7 @@ def mixing(mixup: float = 0.0, cutmix: float = 0.0, target: str = "soft", seed: 
 
 
 def epoch_of(made: Mixing) -> list[tuple[Tensor, Target]]:
-    return [made(IMAGES, LABELS, step) for step in range(STEPS)]
+    return [made(IMAGES, LABELS, made.of(step)) for step in range(STEPS)]
 
 
 def share(target: Target) -> float:
@@ -35,7 +35,7 @@ def is_cut(images: Tensor) -> bool:
 
 
 def test_neither_leaves_a_batch_alone() -> None:
-    images, target = mixing()(IMAGES, LABELS, 0)
+    images, target = mixing()(IMAGES, LABELS, mixing().of(0))
     assert images is IMAGES
     assert target.labels is LABELS
     assert target.other is target.lam is None
@@ -117,6 +117,6 @@ def test_seed_and_epoch_decide_and_nothing_else() -> None:
     assert first(seed=3, epoch=2) != first(seed=4, epoch=2)
     resumed = mixing(1.0, 1.0, epoch=2)
     used = mixing(1.0, 1.0, epoch=1)
-    used(IMAGES, LABELS, 0)
+    used(IMAGES, LABELS, used.of(0))
     used.start(2, STEPS)
-    assert torch.equal(used(IMAGES, LABELS, 7)[0], resumed(IMAGES, LABELS, 7)[0])
+    assert torch.equal(used(IMAGES, LABELS, used.of(7))[0], resumed(IMAGES, LABELS, resumed.of(7))[0])

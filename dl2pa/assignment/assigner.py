@@ -91,20 +91,16 @@ class Assigner(nn.Module):
     @torch.no_grad()
     def observe(
         self,
-        prototypes: Tensor,
         features: Tensor,
         cost: Tensor,
         share: Tensor,
-        epoch: int,
         weights: Tensor | None = None,
         labels: Tensor | None = None,
-        last: bool = False,
     ) -> None:
-        """Take in one training batch (see Statistic.observe); with every=step, match at once.
+        """Take in one training batch (see Statistic.observe).
 
         ``weights`` [C] say by how much the cost of an image of each class counts in the loss; None is one. ``labels``
         [n] are all labels of the batch where that is known: no other class's column of ``share`` is read then.
-        ``last``: this is the run's last step, and nothing would train with what is matched after it.
         """
         if self.statistic is None:
             return
@@ -115,7 +111,11 @@ class Assigner(nn.Module):
         if weights is not None and self.statistic.weighted:
             share = share * weights
         self.statistic.observe(features, cost, share, classes)
-        if not last and self.timetable.after_step(epoch):
+
+    @torch.no_grad()
+    def end_step(self, prototypes: Tensor, epoch: int, last: bool = False) -> None:
+        """With every=step, match; not after the run's ``last`` step: nothing would train with what comes of it."""
+        if self.statistic is not None and not last and self.timetable.after_step(epoch):
             self.moved_in_epoch += int(self._match(prototypes, epoch)["moved"])
 
     @torch.no_grad()

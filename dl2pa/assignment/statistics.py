@@ -194,7 +194,7 @@ class Queue(Directions):
         newest = features[(last - 1).clamp(min=0)]
         step = self.momentum * _rows(self.queue, classes) + (1 - self.momentum) * newest
         _add(self.queue, torch.where((last > 0).unsqueeze(1), step, 0), classes)
-        F.normalize(self.queue, dim=1, out=self.queue)
+        self.queue.copy_(F.normalize(self.queue, dim=1))
 
     def means(self) -> Tensor:
         return self.queue

@@ -42,13 +42,17 @@ class NearestCentroidsHead(Head):
         self.batches = 0  # in the bank; counted here and not on the device, which would have to be waited for
         self.norm = nn.LayerNorm(dimension)
         self.score_norm = nn.LayerNorm(num_classes)
-        start = nn.init.trunc_normal_(torch.empty(num_classes, sub_centroids, dimension), std=0.02)
+        # The released code's trunc_normal_(std=.02) cuts off at 100 standard deviations: with the length divided out it
+        # is this, which is the same numbers in every version of torch.
+        start = torch.randn(num_classes, sub_centroids, dimension)
         self.centroids: Tensor
         self.first: Tensor
         self.bank: Tensor
         self.bank_labels: Tensor
         self.register_buffer("centroids", F.normalize(start, dim=2))
         self.register_buffer("first", self.centroids.clone())
+        self.start: Tensor  # first row of the next batch, where a compiled step finds it
+        self.register_buffer("start", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer("bank", torch.zeros(bank_batches * self.slot, dimension))
         self.register_buffer("bank_labels", torch.full((bank_batches * self.slot,), -1))  # -1 is an empty place
 
@@ -62,16 +66,18 @@ class NearestCentroidsHead(Head):
         return scores
 
     @torch.no_grad()
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
+    def observe(self, features: Tensor, cost: Tensor, target: Target) -> None:
         """A mixup image counts for the label that has the larger share in it."""
-        start = self.batches * self.slot
-        self.bank[start : start + len(features)] = features
-        self.bank_labels[start : start + len(features)] = target.dominant()
-        self.batches += 1
-        if self.batches == self.bank_batches:
+        rows = self.start + torch.arange(len(features), device=features.device)
+        self.bank.index_copy_(0, rows, features)
+        self.bank_labels.index_copy_(0, rows, target.dominant())
+
+    @torch.no_grad()
+    def end_step(self, epoch: int, last: bool = False) -> None:
+        if self.batches + 1 == self.bank_batches:
             ranks.from_first(self._update, [self.centroids])
             self.bank_labels.fill_(-1)
-            self.batches = 0
+        self.set_extra_state((self.batches + 1) % self.bank_batches)
 
     def _update(self) -> None:
         own = self.bank_labels.clamp(min=0)
@@ -100,6 +106,7 @@ class NearestCentroidsHead(Head):
 
     def set_extra_state(self, state: int) -> None:
         self.batches = state
+        self.start.fill_(state * self.slot)
 
 
 def balanced_transport(similarities: Tensor, share: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:

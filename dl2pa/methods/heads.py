@@ -18,8 +18,11 @@ class Head(nn.Module, ABC):
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding [B, d] -> (features [B, d] that the loss sees, scores [B, C])."""
 
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
-        """Take note of a training batch, without gradients, after its optimizer step: the run's ``last`` or not."""
+    def observe(self, features: Tensor, cost: Tensor, target: Target) -> None:
+        """Take note of a training batch, without gradients; part of the compiled step, so in tensors alone."""
+
+    def end_step(self, epoch: int, last: bool = False) -> None:
+        """After the optimizer's step, the run's ``last`` or not: change what changes between steps."""
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """After evaluation and checkpoint: change what changes between epochs, and report numbers to log."""
@@ -62,19 +65,16 @@ class PrototypeHead(Head):
         features = F.normalize(embedding, dim=1) if self.normalise else embedding
         return features, features @ self.class_vectors().T
 
-    def observe(self, features: Tensor, cost: Tensor, target: Target, epoch: int, last: bool = False) -> None:
+    def observe(self, features: Tensor, cost: Tensor, target: Target) -> None:
         if not self.normalise:
             features = F.normalize(features, dim=1)  # the statistics are of directions
         share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
         labels = target.labels if target.other is None else torch.cat([target.labels, target.other])
+        self.assigner.observe(features, cost, share, target.weights, labels)
 
-        def observe() -> None:
-            self.assigner.observe(self.prototypes, features, cost, share, epoch, target.weights, labels, last)
-
+    def end_step(self, epoch: int, last: bool = False) -> None:
         if self.assigner.timetable.after_step(epoch) and not last:
-            ranks.from_first(observe, self._moving())
-        else:
-            observe()
+            ranks.from_first(lambda: self.assigner.end_step(self.prototypes, epoch), self._moving())
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         return ranks.from_first(lambda: self.assigner.end_epoch(self.prototypes, epoch), self._moving())

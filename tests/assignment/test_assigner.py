@@ -31,7 +31,8 @@ def observe(made: Assigner, seed: int, epoch: int = 0, images: int = 18) -> None
     """A batch of every class's images, somewhere."""
     features = units(seed, images, DIMENSION)
     cost = (1 - features @ PROTOTYPES[made.sigma].T).square()
-    made.observe(PROTOTYPES, features, cost, F.one_hot(torch.arange(images) % CLASSES, CLASSES).float(), epoch)
+    made.observe(features, cost, F.one_hot(torch.arange(images) % CLASSES, CLASSES).float())
+    made.end_step(PROTOTYPES, epoch)
 
 
 # -- the timetable
@@ -126,7 +127,8 @@ def test_every_step_the_loss_matrix_is_matched_on_the_whole_epoch_so_far() -> No
         by_prototype = (1 - features @ PROTOTYPES.T).square()
         share = F.one_hot(torch.arange(18) % CLASSES, CLASSES).float()
         costs += share.T @ by_prototype
-        made.observe(PROTOTYPES, features, by_prototype[:, made.sigma], share, 0)
+        made.observe(features, by_prototype[:, made.sigma], share)
+        made.end_step(PROTOTYPES, 0)
         assert made.statistic is not None
         images = 18 * (seed - 2)  # the mean over classes is minus the loss per image
         torch.testing.assert_close(made.statistic.score(PROTOTYPES, made.sigma), -costs * CLASSES / images)
@@ -173,7 +175,7 @@ def test_hysteresis_of_the_loss_matrix_is_a_loss_per_image(copies: int, share: f
     cost = torch.tensor([[0.9, 0.1], [0.5, 0.9]])[labels]  # exchanged, 0.1 and 0.5
     gain = (3 * 0.8 + 0.4) / 4
     made = Assigner(torch.arange(2), Timetable(9), LossMatrix(2, 2), hysteresis=share * gain)
-    made.observe(torch.eye(2), torch.zeros(4 * copies, 2), cost, F.one_hot(labels, 2).float(), 0)
+    made.observe(torch.zeros(4 * copies, 2), cost, F.one_hot(labels, 2).float())
     report = made.end_epoch(torch.eye(2), 0)
     assert report["moved"] == (2 if moves else 0)
     assert report["value_before"] == pytest.approx(-0.9)
@@ -188,7 +190,8 @@ def test_the_last_step_of_a_run_matches_nothing() -> None:
         made = assigner("epoch_mean", Timetable(2, every="step"))
         features = units(3, 18, DIMENSION)
         share = F.one_hot(torch.arange(18) % CLASSES, CLASSES).float()
-        made.observe(PROTOTYPES, features, torch.zeros(18, CLASSES), share, 1, last=last)
+        made.observe(features, torch.zeros(18, CLASSES), share)
+        made.end_step(PROTOTYPES, 1, last)
         reports[last] = made.end_epoch(PROTOTYPES, 1)["moved"]
     assert reports[False] > 0
     assert reports[True] == 0
@@ -198,7 +201,8 @@ def test_a_diverged_network_moves_nothing() -> None:
     """The trainer names the step at the end of the epoch; scipy would end the run with a traceback before."""
     made = assigner("epoch_mean", Timetable(10, every="step"))
     first = made.sigma.clone()
-    made.observe(PROTOTYPES, torch.full((6, 3), torch.nan), torch.full((6, 6), torch.nan), torch.eye(6), 0)
+    made.observe(torch.full((6, 3), torch.nan), torch.full((6, 6), torch.nan), torch.eye(6))
+    made.end_step(PROTOTYPES, 0)
     made.end_epoch(PROTOTYPES, 0)
     assert torch.equal(made.sigma, first)
 
@@ -211,7 +215,7 @@ def test_diagnostics_by_hand() -> None:
     made = Assigner(torch.tensor([1, 0, 2]), Timetable(10), EpochMean(3, 3))
     features = torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0], [0.0, 1.0, 0.0]])
     share = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    made.observe(torch.eye(3), features, torch.zeros(3, 3), share, 0)
+    made.observe(features, torch.zeros(3, 3), share)
     report = made.end_epoch(torch.eye(3), 0)
     # Class means e1 and e2, trained towards e2 and e1; exchanging the two is worth 1 for each.
     assert (report["value_before"], report["value_after"]) == (pytest.approx(0), pytest.approx(1))
@@ -219,7 +223,7 @@ def test_diagnostics_by_hand() -> None:
     assert report["overlap_first"] == pytest.approx(1 / 3)
     assert made.sigma.tolist() == [0, 1, 2]
 
-    made.observe(torch.eye(3), features[:2], torch.zeros(2, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0]]), 1)
+    made.observe(features[:2], torch.zeros(2, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
     report = made.end_epoch(torch.eye(3), 1)
     # One image each: class 0 at cosine 0.6, class 1 at -0.8; the other way round is 0.8 + 0.6.
     assert report["value_before"] == pytest.approx(-0.1)
@@ -305,7 +309,7 @@ def test_class_weights_count_in_the_loss_matrix() -> None:
     weights = torch.tensor([9.0, 1, 1, 1, 1, 1])
     made = Assigner(torch.arange(6), Timetable(10), LossMatrix(6, 3))
     features, cost = units(60, 6, 3), torch.rand(6, 6, generator=torch.Generator().manual_seed(61))
-    made.observe(PROTOTYPES, features, cost, torch.eye(6), 0, weights)
+    made.observe(features, cost, torch.eye(6), weights)
     assert isinstance(made.statistic, LossMatrix)
     torch.testing.assert_close(made.statistic.costs, cost * weights.unsqueeze(1))
 
@@ -317,6 +321,6 @@ def test_class_weights_do_not_count_in_directions() -> None:
     for features, weight in ((many, 0.1), (few, 5.0)):
         share = torch.tensor([[1.0, 0.0]]).repeat(len(features), 1)
         cost = torch.zeros(len(features), 2)
-        made.observe(torch.eye(2), features, cost, share, 0, torch.tensor([weight, 1.0]))
+        made.observe(features, cost, share, torch.tensor([weight, 1.0]))
     assert isinstance(made.statistic, EpochMean)
     torch.testing.assert_close(made.statistic.means()[0], F.normalize(torch.tensor([9.0, 1.0]), dim=0))

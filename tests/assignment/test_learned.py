@@ -34,18 +34,18 @@ def head(
 def epoch(made: PrototypeHead, optimizer: torch.optim.Optimizer, number: int, steps: int = 3) -> dict[str, float]:
     """Cross-entropy on features that stay where they are: class c's images lie around prototype c."""
     for step in range(steps):
-        train(made, optimizer, 10 * number + step, number)
+        train(made, optimizer, 10 * number + step)
     return made.end_epoch(number)
 
 
-def train(made: PrototypeHead, optimizer: torch.optim.Optimizer, seed: int, number: int) -> None:
+def train(made: PrototypeHead, optimizer: torch.optim.Optimizer, seed: int) -> None:
     labels = torch.arange(12) % 6
     features, scores = made(PROTOTYPES[labels] + 0.2 * units(seed, 12, 3))
     loss = F.cross_entropy(scores / 0.1, labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    made.observe(features.detach(), torch.zeros(12, 6), Target(labels), number)
+    made.observe(features.detach(), torch.zeros(12, 6), Target(labels))
 
 
 def sgd(made: PrototypeHead) -> torch.optim.SGD:
@@ -115,7 +115,7 @@ def test_hysteresis_waits_for_an_assignment_to_keep() -> None:
     moved = [epoch(made, optimizer, number)["moved"] for number in range(4)]
     assert moved == [0, 6, 0, 0]
     assert made.assignment().tolist() == list(range(6))
-    made.observe(PROTOTYPES.roll(1, 0), torch.zeros(6, 6), Target(torch.arange(6)), 3)
+    made.observe(PROTOTYPES.roll(1, 0), torch.zeros(6, 6), Target(torch.arange(6)))
     assert made.end_epoch(3)["moved"] == 0
 
 
@@ -125,7 +125,7 @@ def test_later_matchings_follow_the_timetable() -> None:
     for number in range(2):
         epoch(made, optimizer, number)
     for number in (2, 3):
-        made.observe(PROTOTYPES.roll(number, 0), torch.zeros(6, 6), Target(torch.arange(6)), number)
+        made.observe(PROTOTYPES.roll(number, 0), torch.zeros(6, 6), Target(torch.arange(6)))
         assert made.end_epoch(number)["moved"] == (6 if number == 2 else 0)  # frozen after three epochs
 
 
@@ -133,7 +133,7 @@ def test_the_matching_may_turn_the_prototypes() -> None:
     made = head(rotate=True)
     turned = PROTOTYPES @ torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     for number in range(2):
-        made.observe(turned, torch.zeros(6, 6), Target(torch.arange(6)), number)
+        made.observe(turned, torch.zeros(6, 6), Target(torch.arange(6)))
         report = made.end_epoch(number)
     assert report["value_after"] > (turned @ PROTOTYPES.T).max(dim=1).values.mean()
     assert report["rotation_degrees"] > 0
@@ -148,7 +148,7 @@ def test_the_matching_may_turn_the_prototypes() -> None:
 def test_a_state_taken_in_the_middle_of_any_epoch_ends_with_the_same_bits(stop: int) -> None:
     def rest(made: PrototypeHead, optimizer: torch.optim.Optimizer) -> list[object]:
         told: list[object] = []
-        train(made, optimizer, 99, stop)
+        train(made, optimizer, 99)
         told.append(made.end_epoch(stop))
         told.extend(epoch(made, optimizer, number) for number in range(stop + 1, 5))
         return told
@@ -157,7 +157,7 @@ def test_a_state_taken_in_the_middle_of_any_epoch_ends_with_the_same_bits(stop: 
     optimizer = sgd(undisturbed)
     for number in range(stop):
         epoch(undisturbed, optimizer, number)
-    train(undisturbed, optimizer, 98, stop)
+    train(undisturbed, optimizer, 98)
     state, momenta = copy.deepcopy((undisturbed.state_dict(), optimizer.state_dict()))
 
     resumed = head(freeze_after=0.8)

@@ -128,7 +128,7 @@ def test_the_assigner_searches_anew_until_a_class_has_moved(monkeypatch: pytest.
     prototypes = torch.from_numpy(units(22, 8, 3)).float()
     made = Quadratic(torch.arange(8), Timetable(9), EpochMean(8, 3), seed=0)
     for epoch, seed in enumerate((22, 23, 24)):  # in the first epoch the classes lie on their prototypes
-        made.observe(prototypes, torch.from_numpy(units(seed, 8, 3)).float(), torch.zeros(8, 8), torch.eye(8), epoch)
+        made.observe(torch.from_numpy(units(seed, 8, 3)).float(), torch.zeros(8, 8), torch.eye(8))
         made.end_epoch(prototypes, epoch)
     assert told == [True, True, False]
 
@@ -205,7 +205,7 @@ def test_the_assigner_arranges_by_what_it_has_seen(kind: str) -> None:
     labels = torch.arange(4).repeat(2)
     features = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])[labels]
     taken_for = torch.tensor([0, 1, 2, 3, 1, 0, 3, 2])
-    made.observe(prototypes, features, 1 - torch.eye(4)[taken_for], torch.eye(4)[labels], 0)
+    made.observe(features, 1 - torch.eye(4)[taken_for], torch.eye(4)[labels])
     report = made.end_epoch(prototypes, 0)
     assert {frozenset(made.sigma[:2].tolist()), frozenset(made.sigma[2:].tolist())} == {
         frozenset({0, 2}),

@@ -122,7 +122,7 @@ def test_the_assigner_turns_the_prototypes_and_says_how_far() -> None:
     rotation = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
     made = Assigner(torch.arange(6), Timetable(9), EpochMean(6, 2), rotate=True)
     turned = prototypes.clone()
-    made.observe(turned, prototypes @ rotation.T, torch.zeros(6, 6), torch.eye(6), 0)
+    made.observe(prototypes @ rotation.T, torch.zeros(6, 6), torch.eye(6))
     report = made.end_epoch(turned, 0)
     torch.testing.assert_close(turned, prototypes @ rotation.T)
     assert report["rotation_degrees"] == pytest.approx(np.degrees(0.1), rel=1e-3)
@@ -131,7 +131,7 @@ def test_the_assigner_turns_the_prototypes_and_says_how_far() -> None:
     assert report["moved"] == 0
     torch.testing.assert_close(turned.norm(dim=1), torch.ones(6))
     # The next epoch finds nothing to gain.
-    made.observe(turned, F.normalize(turned, dim=1), torch.zeros(6, 6), torch.eye(6), 1)
+    made.observe(F.normalize(turned, dim=1), torch.zeros(6, 6), torch.eye(6))
     before = turned.clone()
     assert made.end_epoch(turned, 1)["rotation_degrees"] == pytest.approx(0, abs=1e-2)
     torch.testing.assert_close(turned, before)

@@ -32,9 +32,9 @@ def made(epochs: int = 10, tau: float = 0.2, **options: float) -> Sinkhorn:
     )
 
 
-def observe(assigner: Sinkhorn, seed: int, epoch: int, classes: int = 8) -> None:
+def observe(assigner: Sinkhorn, seed: int, classes: int = 8) -> None:
     features = units(seed, 24, 3)
-    assigner.observe(PROTOTYPES, features, torch.zeros(24, 8), torch.eye(8)[torch.arange(24) % classes], epoch)
+    assigner.observe(features, torch.zeros(24, 8), torch.eye(8)[torch.arange(24) % classes])
 
 
 @pytest.mark.parametrize("tau", [3.0, 0.2, 0.01])
@@ -67,7 +67,7 @@ def test_targets_are_blends_that_harden_to_owned_prototypes() -> None:
     assert torch.equal(assigner.class_vectors(PROTOTYPES), PROTOTYPES[assigner.sigma])
     reports, distances = [], []
     for epoch in range(6):
-        observe(assigner, 9, epoch)  # the same means in every epoch: what changes is the temperature
+        observe(assigner, 9)  # the same means in every epoch: what changes is the temperature
         reports.append(assigner.end_epoch(PROTOTYPES, epoch))
         vectors = assigner.class_vectors(PROTOTYPES)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(8))
@@ -87,7 +87,7 @@ def test_targets_are_blends_that_harden_to_owned_prototypes() -> None:
 
 def test_the_first_target_by_hand() -> None:
     assigner = made(tau=0.5)
-    observe(assigner, 9, 0)
+    observe(assigner, 9)
     assert isinstance(assigner.statistic, EpochMean)
     score = assigner.statistic.means() @ PROTOTYPES.T
     assigner.end_epoch(PROTOTYPES, 0)
@@ -98,7 +98,7 @@ def test_the_first_target_by_hand() -> None:
 def test_one_matching_is_exact() -> None:
     assigner = made(warmup=0.3, freeze_after=0.3)
     for epoch in range(4):
-        observe(assigner, 9, epoch)
+        observe(assigner, 9)
         report = assigner.end_epoch(PROTOTYPES, epoch)
         assert torch.equal(assigner.class_vectors(PROTOTYPES), PROTOTYPES[assigner.sigma])
         assert report.get("tau") == (0 if epoch == 2 else None)
@@ -107,7 +107,7 @@ def test_one_matching_is_exact() -> None:
 def test_an_unseen_class_keeps_its_prototype() -> None:
     assigner = made()
     owned = assigner.sigma[6:].clone()
-    observe(assigner, 9, 0, classes=6)
+    observe(assigner, 9, classes=6)
     assigner.end_epoch(PROTOTYPES, 0)
     assert torch.equal(assigner.sigma[6:], owned)
     assert torch.equal(assigner.targets[6:], PROTOTYPES[owned])
@@ -118,19 +118,19 @@ def test_prototypes_that_cancel_out_leave_the_matching() -> None:
     """A plan of equal scores blends opposite prototypes to nothing."""
     prototypes = torch.tensor([[1.0, 0], [-1, 0]])
     assigner = Sinkhorn(prototypes, torch.arange(2), Timetable(10), EpochMean(2, 2), 1.0)
-    assigner.observe(prototypes, torch.tensor([[0.0, 1], [0, 1]]), torch.zeros(2, 2), torch.eye(2), 0)
+    assigner.observe(torch.tensor([[0.0, 1], [0, 1]]), torch.zeros(2, 2), torch.eye(2))
     assigner.end_epoch(prototypes, 0)
     assert torch.equal(assigner.targets, prototypes)
 
 
 def test_a_resumed_run_has_the_same_targets() -> None:
     def epoch(assigner: Sinkhorn, number: int) -> None:
-        observe(assigner, 20 + number, number)
+        observe(assigner, 20 + number)
         assigner.end_epoch(PROTOTYPES, number)
 
     undisturbed, resumed = made(), made()
     epoch(undisturbed, 0)
-    observe(undisturbed, 30, 1)
+    observe(undisturbed, 30)
     resumed.load_state_dict({key: value.clone() for key, value in undisturbed.state_dict().items()})
     for number in (1, 2):
         for assigner in (undisturbed, resumed):

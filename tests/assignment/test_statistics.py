@@ -190,7 +190,7 @@ def test_a_loss_matrix_matching_is_the_best_of_all_assignments(num_classes: int,
     assigner = Assigner(torch.tensor(worst), Timetable(2), LossMatrix(num_classes, 3))
     for features, target in batches:
         cost, target, _ = batch_loss(prototypes, assigner.sigma, features, target, loss)
-        assigner.observe(prototypes, features, cost, target.share(num_classes), 0, target.weights)
+        assigner.observe(features, cost, target.share(num_classes), target.weights)
     report = assigner.end_epoch(prototypes, 0)
 
     assert values[tuple(assigner.sigma.tolist())] == pytest.approx(min(values.values()), rel=1e-5)
@@ -244,7 +244,7 @@ def test_alternating_descent_on_the_loss_matrix_never_goes_up() -> None:
             with torch.no_grad():
                 free -= 0.02 * gradient
         values.append(cost().gather(1, labels.unsqueeze(1)).sum().item())
-        assigner.observe(prototypes, F.normalize(free, dim=1), cost().detach(), F.one_hot(labels, 6).float(), epoch)
+        assigner.observe(F.normalize(free, dim=1), cost().detach(), F.one_hot(labels, 6).float())
         moved += assigner.end_epoch(prototypes, epoch)["moved"]
     assert moved > 0
     assert all(later < earlier + 1e-6 for earlier, later in itertools.pairwise(values))
@@ -281,7 +281,7 @@ def test_the_assigner_reads_the_columns_of_the_batchs_labels_alone() -> None:
     seen = {}
     for labels in (None, torch.tensor([4, 4, 1])):
         assigner = Assigner(torch.arange(6), Timetable(9), LossMatrix(6, 3))
-        assigner.observe(units(0, 6, 3), units(1, 3, 3), torch.ones(3, 6), share, 0, weights, labels)
+        assigner.observe(units(1, 3, 3), torch.ones(3, 6), share, weights, labels)
         seen[labels is None] = assigner.statistic.counts.tolist()
     assert seen[False] == [0, 2, 0, 0, 10, 0]
     assert seen[True] == [297, 2, 0, 0, 10, 0]

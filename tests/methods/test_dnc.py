@@ -41,8 +41,13 @@ def batches(sizes: tuple[int, ...] = (BATCH, BATCH, 7)) -> list[tuple[Tensor, Te
     return found
 
 
+def take(made: NearestCentroidsHead, features: Tensor, target: Target) -> None:
+    made.observe(features, torch.zeros(0), target)
+    made.end_step(0)
+
+
 def observe(made: NearestCentroidsHead, batch: tuple[Tensor, Tensor]) -> None:
-    made.observe(batch[0], torch.zeros(0), Target(batch[1]), 0)
+    take(made, batch[0], Target(batch[1]))
 
 
 def unit(z: Array) -> Array:
@@ -136,8 +141,8 @@ def test_transport_spreads_a_class_evenly_over_its_sub_centroids() -> None:
 
 def test_a_mixed_image_counts_for_the_label_with_the_larger_share() -> None:
     made, (x, labels) = head(), batches()[0]
-    made.observe(x, torch.zeros(0), Target(labels, labels.roll(1), torch.tensor(0.7)), 0)
-    made.observe(x, torch.zeros(0), Target(labels, labels.roll(1), torch.tensor(0.3)), 0)
+    take(made, x, Target(labels, labels.roll(1), torch.tensor(0.7)))
+    take(made, x, Target(labels, labels.roll(1), torch.tensor(0.3)))
     assert torch.equal(made.bank_labels[:BATCH], labels)
     assert torch.equal(made.bank_labels[made.slot : made.slot + BATCH], labels.roll(1))
 
@@ -147,7 +152,7 @@ def test_a_batch_that_took_in_a_lone_last_image_has_room() -> None:
     first = made.centroids.clone()
     larger, named = torch.cat([x, x[:1]]), torch.cat([labels, labels[:1]])
     for _ in range(made.bank_batches):
-        made.observe(larger, torch.zeros(0), Target(named), 0)
+        take(made, larger, Target(named))
     assert made.batches == 0
     assert not torch.equal(made.centroids, first)
 

@@ -68,7 +68,7 @@ def test_without_normalisation_lengths_count_in_the_scores_and_not_in_the_statis
     features, scores = head(embedding)
     assert torch.equal(features, embedding)
     torch.testing.assert_close(scores, embedding @ PROTOTYPES[sigma].T)
-    head.observe(features, torch.zeros(CLASSES, CLASSES), Target(torch.arange(CLASSES)), 0)
+    head.observe(features, torch.zeros(CLASSES, CLASSES), Target(torch.arange(CLASSES)))
     assert isinstance(assigner.statistic, EpochMean)
     torch.testing.assert_close(assigner.statistic.sums, F.normalize(embedding, dim=1))
 
@@ -83,7 +83,7 @@ def test_the_assignment_moves_at_the_end_of_an_epoch_to_where_the_features_are()
     sigma = [3, 0, 4, 1, 2]
     head, labels = prototype_head(), torch.arange(CLASSES)
     features = PROTOTYPES[torch.tensor(sigma)]  # each class lies on a prototype that is not its own
-    head.observe(features, torch.zeros(CLASSES, CLASSES), Target(labels), 0)
+    head.observe(features, torch.zeros(CLASSES, CLASSES), Target(labels))
     assert head(features)[1].argmax(dim=1).tolist() != labels.tolist()
     assert head.end_epoch(0)["moved"] == CLASSES
     assert head.assignment().tolist() == sigma
@@ -120,7 +120,7 @@ def test_gradients_reach_the_embedding() -> None:
 def test_mixed_images_count_for_both_classes_or_for_the_first_alone(mixed: bool) -> None:
     head, features = prototype_head(mixed=mixed), F.normalize(gaussians(3, 2, DIMENSION), dim=1)
     target = Target(torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor(0.75))
-    head.observe(features, torch.zeros(2, CLASSES), target, 0)
+    head.observe(features, torch.zeros(2, CLASSES), target)
     expected = torch.zeros(CLASSES, DIMENSION)
     expected[0] = features[0]
     expected[1] = features[1]
@@ -137,7 +137,7 @@ def test_the_faithful_queue_takes_mixed_images_under_their_first_label() -> None
     head = PrototypeHead(PROTOTYPES, Assigner(torch.arange(CLASSES), Timetable(10), queue), mixed=False)
     features = F.normalize(gaussians(3, 2, DIMENSION), dim=1)
     target = Target(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor(0.01))
-    head.observe(features, torch.zeros(2, CLASSES), target, 0)
+    head.observe(features, torch.zeros(2, CLASSES), target)
     torch.testing.assert_close(queue.queue[1:], PROTOTYPES[1:])
     torch.testing.assert_close(queue.queue[0], F.normalize(1.9 * PROTOTYPES[0] + 0.1 * features[1], dim=0))
 
@@ -145,7 +145,7 @@ def test_the_faithful_queue_takes_mixed_images_under_their_first_label() -> None
 def test_double_precision_goes_through() -> None:
     head = prototype_head().double()
     features, scores = head(gaussians(4, 6, DIMENSION).double())
-    head.observe(features, scores, Target(torch.arange(6) % CLASSES), 0)
+    head.observe(features, scores, Target(torch.arange(6) % CLASSES))
     assert features.dtype == scores.dtype == statistic_of(head).sums.dtype == torch.float64
     assert statistic_of(head).sums[1].tolist() == features[1].tolist()
 
@@ -213,6 +213,6 @@ def test_softmax_heads_predict_the_largest_score_and_own_no_prototypes(variant: 
     features, scores = head(gaussians(7, 6, DIMENSION))
     assert scores.shape == (6, CLASSES)
     assert head.assignment() is None
-    head.observe(features, scores, Target(torch.zeros(6, dtype=torch.long)), 0)
+    head.observe(features, scores, Target(torch.zeros(6, dtype=torch.long)))
     assert head.end_epoch(0) == {}
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
