@@ -68,6 +68,8 @@ def run_folders(arguments: Sequence[str]) -> None:
         if len(folders) == 1:
             _run(folders[0])
         else:
+            if any(folder.frozen()["runtime"].get("ddp", False) for folder in folders):
+                raise UserError("runtime.ddp=true: the processes of a run train one run folder at a time; name one")
             from dl2pa.sweep import local
 
             local.side_by_side(folders)

@@ -28,6 +28,7 @@ from processes import (
 from test_resume import assert_same, only_folder, outcome
 
 from dl2pa import ranks
+from dl2pa.__main__ import run_folders
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.part import Part
@@ -342,6 +343,12 @@ def test_a_sweep_here_has_no_ranks(tmp_path: Path) -> None:
     ended = launch("-m", "runtime.ddp=true", "max_steps=1", "device=cpu", cwd=tmp_path).end()
     assert ended.code == 1
     assert "runtime.ddp=true does not fit hydra/launcher=local, which starts one process a run" in ended.said
+
+
+def test_ranks_train_one_folder_at_a_time(tmp_path: Path) -> None:
+    folders = [str(planned(*OWN, f"seed={seed}", f"runs_dir={tmp_path}", "runtime.ddp=true").path) for seed in (0, 1)]
+    with pytest.raises(UserError, match=r"runtime\.ddp=true: .* one run folder at a time"):
+        run_folders(folders)
 
 
 def test_a_device_of_its_own(tmp_path: Path) -> None:

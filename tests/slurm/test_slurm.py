@@ -259,7 +259,7 @@ def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: py
     faults = environment(tmp_path / "faults", {"-s0-": "import time; time.sleep(.05)", "-s1-": wrong})
     faults["MASTER_ADDR"] = "127.0.0.1"  # the nodes' names mean nothing to this machine
     both = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2")
-    words = ("seed=0,1", "epochs=4", "precision=fp32", *WORDS, *SMALL)
+    words = ("seed=0,1", "epochs=3", "precision=fp32", *WORDS, *SMALL)
     said = dl2pa(cluster, tmp_path, "-m", *words, *both, faults=faults).said
     assert "nodes and tasks_per_node make 4 processes a run: use runtime.ddp=true" in said
     said = dl2pa(cluster, tmp_path, "-m", *words, "runtime.ddp=true", faults=faults).said
@@ -282,7 +282,7 @@ def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: py
     result = runs[0].result()
     assert result is not None
     assert result["hardware"].startswith("4 x ")
-    alone = undisturbed(tmp_path / "here", "seed=0", "epochs=4", "precision=fp32")
+    alone = undisturbed(tmp_path / "here", "seed=0", "epochs=3", "precision=fp32")
     assert runs[0].run_id == alone.run_id
     assert runs[0].lines("assignments") == alone.lines("assignments")
 
