@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -43,8 +44,14 @@ def result_config(cfg: DictConfig) -> dict[str, Any]:
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     assert isinstance(container, dict)
-    container["dataset"].pop("default_dimension")  # acts only through ``dimension``
-    return {str(key): value for key, value in container.items() if key not in NOT_IDENTITY}
+    return changing({str(key): value for key, value in container.items()})
+
+
+def changing(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a config, nested, the keys that can change a result."""
+    # ``default_dimension`` acts only through ``dimension``.
+    dataset = {key: value for key, value in values["dataset"].items() if key != "default_dimension"}
+    return {key: value for key, value in values.items() if key not in NOT_IDENTITY} | {"dataset": dataset}
 
 
 @cache

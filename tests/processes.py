@@ -62,10 +62,10 @@ class Child:
         return Ended(self.process.exitcode, self.log.read_text())
 
 
-def command(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
-    """``python launch.py WORDS`` in the folder ``cwd``."""
+def python(*words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ended:
+    """``python WORDS`` in the folder ``cwd``, whose environment has ``env`` besides this process's."""
     done = subprocess.run(
-        [sys.executable, str(LAUNCH), *words],
+        [sys.executable, *words],
         cwd=cwd,
         env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,
@@ -74,6 +74,19 @@ def command(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> End
         timeout=SECONDS,
     )
     return Ended(done.returncode, done.stdout)
+
+
+def command(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+    """``python launch.py WORDS``, as ``python``."""
+    return python(str(LAUNCH), *words, cwd=cwd, env=env)
+
+
+def wait_for(holds: Callable[[], object], seconds: float = SECONDS) -> None:
+    """Until ``holds`` says so; AssertionError if it has not after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"it did not come to it within {seconds:g} s"
+        time.sleep(0.05)
 
 
 def planned(*words: str) -> RunFolder:

@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from composing import compose_config
-from processes import ROOT, SECONDS
+from processes import ROOT, SECONDS, wait_for
 from wandb_server import serving
 
 import dl2pa
@@ -61,13 +61,6 @@ def write_epoch(folder: RunFolder, epoch: int) -> None:
 def write_result(folder: RunFolder, **more: float) -> None:
     found = {"top1": 30.0, "hardware": "abacus", "tail": None, "per_class": [20.0, 30.0, None], "moved": [2]}
     folder.write_result({**found, **more})
-
-
-def wait_for(reached: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def offline_records(path: Path) -> list[Any]:

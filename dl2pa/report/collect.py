@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from dl2pa import identity
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
-from dl2pa.identity import NOT_IDENTITY
 from dl2pa.sweep import record
 
 _TUNED = "optimizer.lr"
@@ -102,14 +102,12 @@ def _cell(config: Mapping[str, Any]) -> Cell:
 def flat(values: Mapping[Any, Any], over: Sequence[str] = ()) -> dict[str, Any]:
     """Leaves by their dotted names, without what changes no result, the seed, and the keys of ``over``."""
     found: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in NOT_IDENTITY or name == "seed":
-            continue
+    for name, value in identity.changing(values).items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": leaf for inner, leaf in value.items()}
         else:
             found[name] = value
-    found.pop("dataset.default_dimension", None)
+    del found["seed"]
     if unknown := [name for name in over if name not in found]:
         raise UserError(f"over={','.join(unknown)}: no such key of a run's config")
     return {name: value for name, value in found.items() if name not in over}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from dl2pa.report.draw import MARKERS
 from dl2pa.report.figures import Figure, Series
-from dl2pa.report.tables import NOTES, Table, text
+from dl2pa.report.tables import Table, notes, text
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #222; }
@@ -44,7 +44,7 @@ def page(tables: Sequence[Table], figures: Sequence[Figure], style: Mapping[str,
         "<!doctype html><html lang=en><meta charset=utf-8><title>DL2PA results</title>",
         f"<style>{_STYLE}</style>",
     ]
-    parts += ["<h1>Results</h1><ul>", *(f"<li>{html.escape(note)}</li>" for note in NOTES), "</ul>"]
+    parts += ["<h1>Results</h1><ul>", *(f"<li>{html.escape(note)}</li>" for note in notes(tables)), "</ul>"]
     parts += [_table(table) for table in tables]
     parts.append(f"<script>{get_plotlyjs()}</script>")
     parts += [_plot(figure, style) for figure in figures]

@@ -12,7 +12,7 @@ from dl2pa.report import presets, published, stats
 from dl2pa.report.collect import Cell
 
 Column = tuple[float | None, int]  # imbalance, dimension
-NOTES = (
+_NOTES = (
     "top-1 of the last epoch in percent: mean ± standard deviation (n runs); (1) is a single run, without a deviation.",
     "— is not run; a count of planned runs that are not finished follows a slash.",
     "Behind |: the published value, how far ours lies from it; ? it is in doubt, † it is of another backbone.",
@@ -105,7 +105,7 @@ def _published() -> list[published.Cell]:
 
 
 def text(table: Table, row: str, column: Column) -> str:
-    """A cell as it is read, in the signs that NOTES explain."""
+    """A cell as it is read, in the signs that ``notes`` explain."""
     cell = table.cells.get((row, column))
     if cell is None:
         return ""
@@ -125,7 +125,7 @@ def text(table: Table, row: str, column: Column) -> str:
 
 
 def markdown(found: Sequence[Table]) -> str:
-    lines = ["# Results", "", *(f"- {note}" for note in _notes(found)), ""]
+    lines = ["# Results", "", *(f"- {note}" for note in notes(found)), ""]
     for table in found:
         lines += [f"## {table.title}", "", "| method | " + " | ".join(table.headings()) + " |"]
         lines.append("|---|" + "---|" * len(table.columns))
@@ -138,7 +138,7 @@ def markdown(found: Sequence[Table]) -> str:
 
 def latex(found: Sequence[Table]) -> str:
     """A tabular environment for each table, for booktabs."""
-    lines = [f"% {note}" for note in _notes(found)]
+    lines = [f"% {note}" for note in notes(found)]
     for table in found:
         lines += ["", f"% {table.title}", r"\begin{tabular}{l" + "c" * len(table.columns) + "}", r"\toprule"]
         lines.append(" & ".join(["method", *map(_tex, table.headings())]) + r" \\")
@@ -150,12 +150,13 @@ def latex(found: Sequence[Table]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _notes(found: Sequence[Table]) -> list[str]:
+def notes(found: Sequence[Table]) -> list[str]:
+    """What the signs in the tables mean, a sentence each."""
     baseline = found[0].baseline if found else None
     tested = (
         f"p: Welch's test against {baseline}, with {stats.LEAST} runs or more on both sides, Holm's correction over "
     )
-    return [*NOTES, *([tested + "the table; * is below .05."] if baseline else [])]
+    return [*_NOTES, *([tested + "the table; * is below .05."] if baseline else [])]
 
 
 _TEX = {"±": r"$\pm$", "†": r"$\dagger$", "—": "--", "_": r"\_", "%": r"\%", "~": r"$\sim$", "|": r"$|$", "<": "$<$"}

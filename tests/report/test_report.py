@@ -1,6 +1,7 @@
 """python -m dl2pa report on runs whose every number is known."""
 
 import csv
+import html
 import json
 import math
 import re
@@ -207,13 +208,14 @@ def test_what_is_refused(tmp_path: Path, words: list[str], problem: str) -> None
 def test_pictures_and_page(runs: Path, tmp_path: Path) -> None:
     """Every kind of figure is made; the page needs nothing but itself, sorts, and says what lies under the pointer."""
     out = tmp_path / "out"
-    command.main([str(runs), "--out", str(out)])
+    command.main([str(runs), "--out", str(out), "baseline=psc.cos_scaled"])
     made = {path.name for path in (out / "figures").iterdir()}
     for start in ("dimension-", "imbalance-", "map-", "splits-", "moves-", "owners-", "flops-", "prototypes-"):
         assert any(name.startswith(start) and name.endswith(".png") for name in made), start
     assert len([name for name in made if name.endswith(".pdf")]) == len(made) / 2
     page = (out / "index.html").read_text()
     assert not re.search(r"<(script|img|iframe)[^>]*\bsrc=|<link\b", page), "everything is in the page"
+    assert "Welch's test against psc.cos_scaled" in html.unescape(page), "the stars in its tables are explained"
     if shutil.which("chromium") is None:
         pytest.skip("chromium is not installed: sorting and hovering were not tried")
     probe = """<script>window.onload = () => {

@@ -9,11 +9,11 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from processes import wait_for
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 ACCOUNTING = ("slurmdbd", "sacct", "mariadbd", "mariadb-install-db")
@@ -199,13 +199,6 @@ class Cluster:
             )  # fmt: skip
         self._daemons.append(daemon)
         return daemon
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"it did not come to it within {seconds:g} s"
-        time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -3,24 +3,23 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from cluster import MEMORY_LIMITS, Cluster, missing, started, wait_for
+from cluster import MEMORY_LIMITS, Cluster, missing, started
 from faults import environment
 from filelock import FileLock
-from processes import LAUNCH, SECONDS, Ended
+from kills import bits
+from processes import LAUNCH, SECONDS, Ended, command, python, wait_for
 
 from dl2pa.folder import RunFolder, State
 from dl2pa.sweep import slurm
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
-LONG = 300  # seconds
 WORDS = ("runtime.threads=1", "device=cpu", "hydra/launcher=slurm", "hydra.launcher.gres=gpu:1")
 SMALL = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
 
@@ -41,37 +40,19 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 def dl2pa(cluster: Cluster, folder: Path, *words: str, faults: Mapping[str, str] | None = None) -> Ended:
     """launch.py -m if the first word is -m, else python -m dl2pa."""
-    command = [str(LAUNCH)] if words[0] == "-m" else ["-m", "dl2pa"]
-    done = subprocess.run(
-        [sys.executable, *command, *words],
-        cwd=folder,
-        env={**cluster.environment, **(faults or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-    )
-    return Ended(done.returncode, done.stdout)
+    program = [str(LAUNCH)] if words[0] == "-m" else ["-m", "dl2pa"]
+    return python(*program, *words, cwd=folder, env={**cluster.environment, **(faults or {})})
 
 
 def seeds(runs_dir: Path) -> dict[int, RunFolder]:
     return {int(re.search(r"-s(\d+)-", folder.run_id)[1]): folder for folder in RunFolder.below(runs_dir)}  # type: ignore[index]
 
 
-def outcome(folder: RunFolder) -> tuple[object, ...]:
-    """All that a finished run says, but how long it took."""
-    result = folder.result()
-    assert result is not None
-    times = ("seconds", "images_per_second", "revision", "revisions")  # the work tree may change meanwhile
-    lines = [{key: line[key] for key in line if key not in times} for line in folder.lines("metrics")]
-    return lines, {key: result[key] for key in result if key not in times}, folder.lines("assignments")
-
-
 def undisturbed(folder: Path, *words: str) -> RunFolder:
     """The run that launch.py trains here, in one go, with these words."""
     folder.mkdir()
-    command = [sys.executable, str(LAUNCH), "runtime.threads=1", "device=cpu", *words]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=SECONDS)
+    ended = command("runtime.threads=1", "device=cpu", *words, cwd=folder)
+    assert ended.code == 0, ended.said
     (found,) = RunFolder.below(folder / "runs")
     return found
 
@@ -97,18 +78,18 @@ def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, m
     assert "0 to run, 12 queued or running already" in again.said, again.said
     assert len(cluster.states()) == 12
 
-    wait_for(lambda: all(runs[seed].state(slurm.queue()) is State.running for seed in (2, 3)), LONG)
+    wait_for(lambda: all(runs[seed].state(slurm.queue()) is State.running for seed in (2, 3)))
     assert "running" in dl2pa(cluster, tmp_path, "status", "runs").said
-    wait_for(lambda: bool(runs[3].lines("metrics")), LONG)
+    wait_for(lambda: bool(runs[3].lines("metrics")))
     cluster.ask("scancel", str(runs[2].job()))
     cluster.ask("scontrol", "requeue", str(runs[3].job()))
-    wait_for(lambda: runs[3].state(slurm.queue()) is State.queued, LONG)
+    wait_for(lambda: runs[3].state(slurm.queue()) is State.queued)
 
     def ended_all() -> bool:
         queue = slurm.queue()
         return all(folder.state(queue) not in (State.queued, State.running) for folder in runs.values())
 
-    wait_for(ended_all, LONG)
+    wait_for(ended_all)
     queue = slurm.queue()
     states = {seed: folder.state(queue) for seed, folder in runs.items()}
     assert states == {0: State.failed, 1: State.lost, 2: State.lost} | {seed: State.finished for seed in range(3, 12)}
@@ -123,10 +104,10 @@ def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, m
     retried = dl2pa(cluster, tmp_path, "retry", "--failed", "runs")  # without the faults
     assert retried.code == 0, retried.said
     assert [runs[seed].state() for seed in (0, 1, 2)] == [State.queued] * 3
-    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()))
     for seed in (0, 3):
         words_of_one = ("dataset=digits_lt", "imbalance=0.1", f"seed={seed}", "epochs=3")
-        assert outcome(runs[seed]) == outcome(undisturbed(tmp_path / f"here{seed}", *words_of_one))
+        assert bits(runs[seed]) == bits(undisturbed(tmp_path / f"here{seed}", *words_of_one))
 
 
 ACCOUNTED = pytest.param(
@@ -154,14 +135,14 @@ def test_killed_for_want_of_memory(cluster: Cluster, tmp_path: Path, monkeypatch
     )
     alone = ("seed=0,1,2", "epochs=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
     assert dl2pa(cluster, tmp_path, "-m", *alone, *WORDS, faults=faults).code == 0
-    wait_for(hungry.exists, LONG)
+    wait_for(hungry.exists)
     runs = seeds(tmp_path / "runs")
     wait_for(lambda: runs[0].state(slurm.queue()) is State.lost, 30)
-    wait_for(lambda: runs[1].state(slurm.queue()) is State.failed, LONG)
-    wait_for(lambda: runs[2].state(slurm.queue()) is State.finished, LONG)
+    wait_for(lambda: runs[1].state(slurm.queue()) is State.failed)
+    wait_for(lambda: runs[2].state(slurm.queue()) is State.finished)
     said = dl2pa(cluster, tmp_path, "status", "runs").said
     assert "3 runs: 1 finished, 1 failed, 1 lost" in said
-    wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
+    wait_for(lambda: not cluster.ask("squeue", "-h"))
     expected = {str(runs[0].job()): "FAILED", str(runs[1].job()): "FAILED", str(runs[2].job()): "COMPLETED"}
     assert cluster.states() == expected
 
@@ -177,8 +158,8 @@ def test_killed_for_want_of_memory(cluster: Cluster, tmp_path: Path, monkeypatch
     assert dl2pa(cluster, tmp_path, "-m", *two, *WORDS, faults=faults).code == 0
     runs = seeds(tmp_path / "runs")
     assert runs[3].job() == runs[4].job()
-    wait_for(lambda: runs[3].attempts() == runs[4].attempts() == 1, LONG)
-    wait_for(lambda: runs[3].state(slurm.queue()) is State.lost, LONG)
+    wait_for(lambda: runs[3].attempts() == runs[4].attempts() == 1)
+    wait_for(lambda: runs[3].state(slurm.queue()) is State.lost)
     assert runs[4].state(slurm.queue()) is State.running, "the other goes on"
 
 
@@ -190,16 +171,16 @@ def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkey
     assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
     runs = seeds(tmp_path / "runs")
     assert len({folder.job() for folder in runs.values()}) == 1
-    wait_for(lambda: all(folder.attempts() == 1 for folder in runs.values()), LONG)
-    wait_for(lambda: all(folder.state() is State.running for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.attempts() == 1 for folder in runs.values()))
+    wait_for(lambda: all(folder.state() is State.running for folder in runs.values()))
     cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", "--wrap", "srun sleep 1", "-o", f"{tmp_path}/high.txt")
-    wait_for(lambda: all(folder.state(slurm.queue()) is State.queued for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.state(slurm.queue()) is State.queued for folder in runs.values()))
     # On a busy machine much of each minute goes into starting.
-    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), 3 * LONG)
-    wait_for(lambda: set(cluster.states().values()) == {"COMPLETED"}, LONG)
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), 3 * SECONDS)
+    wait_for(lambda: set(cluster.states().values()) == {"COMPLETED"})
     for seed, folder in runs.items():
         assert folder.attempts() >= 3, "preempted once, and out of time at least once"
-        assert outcome(folder) == outcome(undisturbed(tmp_path / f"here{seed}", f"seed={seed}", "epochs=8"))
+        assert bits(folder) == bits(undisturbed(tmp_path / f"here{seed}", f"seed={seed}", "epochs=8"))
 
 
 def test_a_notice_to_one_task_of_an_array(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,11 +189,11 @@ def test_a_notice_to_one_task_of_an_array(cluster: Cluster, tmp_path: Path, monk
     faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.1)"})
     assert dl2pa(cluster, tmp_path, "-m", "seed=range(3)", "epochs=4", *WORDS, *SMALL, faults=faults).code == 0
     runs = seeds(tmp_path / "runs")
-    wait_for(lambda: all(folder.attempts() == 1 for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.attempts() == 1 for folder in runs.values()))
     ids = dict(line.split() for line in cluster.ask("squeue", "-h", "-r", "-o", "%i %A").splitlines())
     (noticed,) = [seed for seed, folder in runs.items() if str(folder.job()).split("_")[0] == ids[str(folder.job())]]
     cluster.ask("scancel", "--signal=USR2", str(runs[noticed].job()))
-    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()), LONG)
+    wait_for(lambda: all(folder.state() is State.finished for folder in runs.values()))
     assert {seed: folder.attempts() for seed, folder in runs.items()} == {0: 1, 1: 1, 2: 1, noticed: 2}
 
 
@@ -223,15 +204,15 @@ def test_a_lost_node(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.Monke
     assert dl2pa(cluster, tmp_path, "-m", "seed=0", "epochs=10", *WORDS, *SMALL, faults=faults).code == 0
     (folder,) = seeds(tmp_path / "runs").values()
     job = str(folder.job())
-    wait_for(lambda: bool(folder.lines("metrics")), LONG)
+    wait_for(lambda: bool(folder.lines("metrics")))
     node = cluster.ask("squeue", "-h", "-r", "-j", job, "-o", "%N")
     cluster.lose(node, job)
     wait_for(lambda: folder.state(slurm.queue()) is State.lost, 30)
-    wait_for(lambda: folder.state(slurm.queue()) is State.queued, LONG)
-    wait_for(lambda: folder.state(slurm.queue()) is State.finished, LONG)
+    wait_for(lambda: folder.state(slurm.queue()) is State.queued)
+    wait_for(lambda: folder.state(slurm.queue()) is State.finished)
     assert folder.attempts() == 2
     assert cluster.ask("squeue", "-h", "-r", "--states=all", "-j", job, "-o", "%N") != node
-    assert outcome(folder) == outcome(undisturbed(tmp_path / "here", "seed=0", "epochs=10"))
+    assert bits(folder) == bits(undisturbed(tmp_path / "here", "seed=0", "epochs=10"))
 
 
 def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
@@ -240,10 +221,10 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     words = ("seed=range(6)", "epochs=2", *WORDS, *SMALL)
     assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
     runs = seeds(tmp_path / "runs")
-    wait_for(lambda: any(folder.attempts() for folder in runs.values()), LONG)
+    wait_for(lambda: any(folder.attempts() for folder in runs.values()))
     said = dl2pa(cluster, tmp_path, "cancel", "runs").said
     assert "runs to stop" in said
-    wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
+    wait_for(lambda: not cluster.ask("squeue", "-h"))
     # SLURM kills after KillWait, which is short here, what has not got as far as its first step.
     assert {folder.state() for folder in runs.values()} <= {State.planned, State.lost}
     assert not any(folder.job() for folder in runs.values())

@@ -1,16 +1,11 @@
 """Nothing is lost, whatever is killed and when: the committed script, with fewer kills."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT
-
-sys.path.append(str(ROOT / "benchmarks"))
+from kills import check
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(tmp_path: Path) -> None:
-    from kills import check
-
     assert "every run came to the same bits" in check(tmp_path, kills=20, seed=0)

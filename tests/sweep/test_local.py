@@ -7,14 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from composing import compose_config
 from faults import environment
-from processes import LAUNCH, SECONDS, Ended, planned
+from kills import bits
+from processes import LAUNCH, SECONDS, Ended, command, planned, python, wait_for
 
 from dl2pa import lease
 from dl2pa.errors import UserError
@@ -38,35 +39,16 @@ def start(tmp_path: Path, *words: str, env: Mapping[str, str] | None = None) -> 
 
 
 def sweep(tmp_path: Path, *words: str, env: Mapping[str, str] | None = None) -> Ended:
-    process = start(tmp_path, *words, env=env)
-    said, _ = process.communicate(timeout=SECONDS)
-    return Ended(process.returncode, said)
+    return command("-m", *WORDS, *words, cwd=tmp_path, env=env)
 
 
 def verb(tmp_path: Path, *words: str, env: Mapping[str, str] | None = None) -> Ended:
-    done = subprocess.run(
-        [sys.executable, "-m", "dl2pa", *words],
-        cwd=tmp_path,
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-    )
-    return Ended(done.returncode, done.stdout)
+    return python("-m", "dl2pa", *words, cwd=tmp_path, env=env)
 
 
 def folders(tmp_path: Path) -> dict[int, RunFolder]:
     """By seed."""
     return {int(folder.run_id.split("-s")[1][0]): folder for folder in RunFolder.below(tmp_path / "runs")}
-
-
-def outcome(folder: RunFolder) -> tuple[object, ...]:
-    result = folder.result()
-    assert result is not None
-    times = ("seconds", "images_per_second", "revision", "revisions")  # the work tree may change meanwhile
-    metrics = [{key: line[key] for key in line if key not in times} for line in folder.lines("metrics")]
-    return metrics, {key: result[key] for key in result if key not in times}, folder.lines("assignments")
 
 
 def at_work(tmp_path: Path, *seeds: int) -> bool:
@@ -75,13 +57,6 @@ def at_work(tmp_path: Path, *seeds: int) -> bool:
         by_seed = folders(tmp_path)
         return all(lease.alive(by_seed[seed].path) for seed in seeds)
     return False
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS / 3
-    while not holds():
-        assert time.monotonic() < end, "it never came to it"
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -108,11 +83,11 @@ def test_one_that_raises_one_that_dies_and_one_that_works(tmp_path: Path) -> Non
     assert "dl2pa on digits" in said
     assert "ZeroDivisionError: division by zero" in said
 
-    undisturbed = outcome(by_seed[2])
+    undisturbed = bits(by_seed[2])
     again = verb(tmp_path, "retry", "--failed", "runs")
     assert again.code == 0, again.said
     assert [folder.state() for folder in folders(tmp_path).values()] == [State.finished] * 3
-    assert outcome(by_seed[2]) == undisturbed, "what was finished is left alone"
+    assert bits(by_seed[2]) == undisturbed, "what was finished is left alone"
     assert verb(tmp_path, "retry", "--failed", "runs").said == "no run has failed or was lost\n"
 
 
@@ -121,7 +96,7 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     """Ctrl-C saves what runs and starts nothing more; the same command ends as if it had not been stopped."""
     words = ("seed=0,1,2", "epochs=15")
     process = start(tmp_path, *words)
-    until(lambda: at_work(tmp_path, 0) and bool(folders(tmp_path)[0].lines("metrics")))
+    wait_for(lambda: at_work(tmp_path, 0) and bool(folders(tmp_path)[0].lines("metrics")))
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
@@ -137,7 +112,7 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert sweep(tmp_path / "other", *words).code == 0
     for seed, folder in folders(tmp_path / "other").items():
-        assert outcome(by_seed[seed]) == outcome(folder)
+        assert bits(by_seed[seed]) == bits(folder)
 
 
 @pytest.mark.slow
@@ -146,7 +121,7 @@ def test_a_killed_pool_leaves_its_runs_to_the_next(tmp_path: Path) -> None:
     env = environment(tmp_path / "faults", {"dl2pa": "import time; time.sleep(.005)"})
     words = ("seed=0,1,2", "epochs=10")
     process = start(tmp_path, *words, env=env)
-    until(lambda: at_work(tmp_path, 0, 1))
+    wait_for(lambda: at_work(tmp_path, 0, 1))
     process.kill()
     process.communicate()
     assert "2 running" in verb(tmp_path, "status", "runs").said
@@ -161,7 +136,7 @@ def test_a_killed_pool_leaves_its_runs_to_the_next(tmp_path: Path) -> None:
 def test_cancelled_from_another_shell(tmp_path: Path) -> None:
     env = environment(tmp_path / "faults", {"dl2pa": "import time; time.sleep(.02)"})
     process = start(tmp_path, "seed=0,1,2", "epochs=100", env=env)
-    until(lambda: at_work(tmp_path, 0, 1))
+    wait_for(lambda: at_work(tmp_path, 0, 1))
     cancelled = verb(tmp_path, "cancel", "runs")
     assert cancelled.said.startswith("asked 2 runs to stop"), cancelled.said
     process.communicate(timeout=SECONDS)
@@ -197,9 +172,9 @@ def test_a_run_that_another_process_takes_while_ours_starts_is_waited_for(tmp_pa
     folder = planned("device=cpu", f"runs_dir={tmp_path}", f"data_root={tmp_path}")
 
     def faster() -> None:
-        until(folder.output.exists)
+        wait_for(folder.output.exists)
         held = lease.Lease.acquire(folder.path)
-        until(lambda: "another process is working on this run" in folder.output.read_text())
+        wait_for(lambda: "another process is working on this run" in folder.output.read_text())
         time.sleep(1)  # in which a pool that gives up does
         folder.write_result({"top1": 1.0})
         held.release()
@@ -224,11 +199,11 @@ def test_a_run_that_another_process_takes_after_ours_has_died_is_waited_for(tmp_
     )
 
     def later() -> None:
-        until(lambda: mine.error() is not None)
+        wait_for(lambda: mine.error() is not None)
         held = lease.Lease.acquire(mine.path)
         mine.write_error(None)
         release.touch()
-        until(lambda: busy.error() is not None)
+        wait_for(lambda: busy.error() is not None)
         time.sleep(1)  # in which a pool that gives up does
         mine.write_result({"top1": 1.0})
         held.release()
