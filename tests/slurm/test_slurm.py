@@ -249,12 +249,12 @@ def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: py
     ended = dl2pa(cluster, tmp_path, "-m", *words, "runtime.ddp=true", *both, faults=faults)
     assert ended.code == 0, ended.said
     runs = seeds(tmp_path / "runs")
-    wait_for(lambda: bool(runs[0].lines("metrics")), LONG)
+    wait_for(lambda: bool(runs[0].lines("metrics")))
     cluster.ask("scancel", "--signal=USR2", str(runs[0].job()))
-    wait_for(lambda: runs[0].state(slurm.queue()) is State.finished, LONG)
-    wait_for(lambda: runs[1].state(slurm.queue()) is State.failed, LONG)
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.finished)
+    wait_for(lambda: runs[1].state(slurm.queue()) is State.failed)
     assert {seed: folder.attempts() for seed, folder in runs.items()} == {0: 2, 1: 1}
-    wait_for(lambda: not cluster.ask("squeue", "-h"), LONG)
+    wait_for(lambda: not cluster.ask("squeue", "-h"))
     assert [cluster.states()[str(runs[seed].job())] for seed in (0, 1)] == ["COMPLETED", "FAILED"]
     error = runs[1].error()
     assert error is not None
