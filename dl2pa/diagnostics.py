@@ -7,6 +7,8 @@ from torch import Tensor
 
 from dl2pa.assignment.statistics import EpochMean
 
+_BLOCK = 1 << 24  # cosines of class means held at once, 134 MB
+
 
 class Moments(EpochMean):
     """First and second moments of an epoch's training features, by class; on the device, read once an epoch.
@@ -55,15 +57,22 @@ def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
     found = {"nc1": float((spread / lengths[kept].square()).sum() / classes)}
     norms = centred.norm(dim=1)
     found["nc2_norms"] = float(norms.std(correction=0) / norms.mean())
-    unit = F.normalize(centred, dim=1)
-    cosines = (unit @ unit.T)[~torch.eye(classes, dtype=torch.bool, device=unit.device)]
-    found["nc2_angles"] = float((cosines + 1 / (classes - 1)).abs().mean())
+    found["nc2_angles"] = _distance_from_simplex(F.normalize(centred, dim=1))
     if vectors is not None:
         owned = vectors.detach()[seen].double()
         found["nc3"] = float((owned / owned.norm() - centred / centred.norm()).square().sum())
         cosine = F.cosine_similarity(means, owned, dim=1)
         found |= {"cosine_mean": float(cosine.mean()), "cosine_min": float(cosine.min())}
     return found
+
+
+def _distance_from_simplex(unit: Tensor) -> float:
+    """Mean of |cos + 1/(C-1)| over pairs of the rows [C, d], some rows at a time."""
+    classes, total = len(unit), torch.zeros((), dtype=unit.dtype, device=unit.device)
+    for rows in torch.arange(classes, device=unit.device).split(max(1, _BLOCK // classes)):
+        distances = (unit[rows] @ unit.T).add_(1 / (classes - 1)).abs_()
+        total += distances.scatter_(1, rows.unsqueeze(1), 0).sum()
+    return float(total / (classes * (classes - 1)))
 
 
 def closeness(vectors: Tensor, similarity: Tensor) -> float | None:

@@ -117,6 +117,14 @@ _NEEDS_ONE_OF = {
     "optimizer.decay": ("optimizer.weight_decay",),
     "schedule.warmup_start": ("schedule.warmup",),
 }
+# (key, value): bytes for every pair of classes, at the worst moment (several matrices [C, C]). The other assignments
+# hold none: from 1,500 classes on they are matched in blocks (assignment/large.py).
+_PAIRWISE = {
+    ("assignment.statistic", "loss_matrix"): 8,
+    ("assignment.name", "sinkhorn"): 36,
+    ("assignment.name", "quadratic"): 64,
+}
+_PAIRWISE_GB = 8
 
 
 def validate(cfg: DictConfig) -> None:
@@ -323,6 +331,15 @@ def _check_assignment(cfg: DictConfig) -> None:
     ):
         if chosen and options.statistic == "loss_matrix":
             raise UserError(f"assignment.statistic=loss_matrix does not fit {key}, {directions}")
+    for (key, value), size in _PAIRWISE.items():
+        most = int((_PAIRWISE_GB * 1e9 / size) ** 0.5)
+        if options.name != "static" and OmegaConf.select(cfg, key) == value and cfg.dataset.num_classes > most:
+            raise UserError(
+                f"{key}={value} does not fit dataset.num_classes={cfg.dataset.num_classes}: it takes {size} bytes for "
+                f"every pair of classes, {size * cfg.dataset.num_classes**2 / 1e9:.0f} GB, and is meant for at most "
+                f"{most} classes ({_PAIRWISE_GB} GB): use assignment=hungarian with assignment.statistic=epoch_mean, "
+                f"ema or queue"
+            )
     if options.name == "sinkhorn" and options.every == "step":
         raise UserError("assignment.every=step does not fit assignment=sinkhorn: use a number of epochs from 1 on")
     if options.name == "quadratic" and options.similarity in ("tree", "words"):

@@ -71,3 +71,11 @@ def test_closeness_is_one_when_similar_classes_are_near_and_null_on_a_simplex() 
     assert closeness(vectors, cosines**3) == pytest.approx(1)  # ranks alone count
     assert closeness(vectors, -cosines) == pytest.approx(-1)
     assert closeness(torch.eye(8), cosines) is None
+
+
+def test_the_cosines_are_summed_up_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = cloud()
+    whole = collapse(moments(features, labels), None)
+    for block in (CLASSES, 2 * CLASSES + 1):
+        monkeypatch.setattr("dl2pa.diagnostics._BLOCK", block)
+        assert collapse(moments(features, labels), None) == pytest.approx(whole)

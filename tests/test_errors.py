@@ -193,6 +193,15 @@ def test_choice(composed: DictConfig, key: str) -> None:
             "assignment=sinkhorn assignment.statistic=loss_matrix",
             r".*=loss_matrix does not fit assignment=sinkhorn, .*",
         ),
+        (
+            "assignment.statistic=loss_matrix dataset.num_classes=40000 prototypes=random",
+            r"assignment\.statistic=loss_matrix does not fit dataset\.num_classes=40000: .* 8 bytes .* 13 GB, .* at "
+            r"most 31622 classes \(8 GB\): use .*",
+        ),
+        (
+            "assignment=sinkhorn dataset.num_classes=21841 prototypes=random",
+            r"assignment\.name=sinkhorn does not fit dataset\.num_classes=21841: .* at most 14907 classes .*",
+        ),
         ("assignment=sinkhorn assignment.every=step", r"assignment\.every=step does not fit assignment=sinkhorn: .*"),
         ("assignment=sinkhorn assignment.tau=0", r"assignment\.tau=0\.0 is not legal: use a number over 0 on"),
         (

@@ -152,10 +152,12 @@ class Assigner(nn.Module):
         """The next sigma, and value_before and value_after."""
         assert self.statistic is not None
 
-        def value(sigma: np.ndarray) -> float:
-            return float(score[seen, sigma[seen]].mean()) if seen.any() else math.nan
+        classes = np.flatnonzero(seen)
 
-        score = self.statistic.score(prototypes, self.sigma).double().cpu().numpy()
+        def value(sigma: np.ndarray) -> float:
+            return float(score[classes, sigma[classes]].mean()) if len(classes) > 0 else math.nan
+
+        score = self.statistic.matchable(prototypes, self.sigma)
         before = value(old)
         if not self.rotate:
             new = match(score, old, seen, self._least_gain())
@@ -164,7 +166,7 @@ class Assigner(nn.Module):
         means, points = (x.double().cpu().numpy() for x in (self.statistic.means(), prototypes))
         new, rotation = rotate_and_match(means, points, old, seen, self._least_gain())
         turned = points @ rotation.T
-        score = means @ turned.T
+        after = float((means[classes] * turned[new[classes]]).sum(axis=1).mean()) if len(classes) > 0 else math.nan
         prototypes.copy_(torch.from_numpy(turned))
         angle = np.degrees(np.arccos(np.clip((turned * points).sum(axis=1), -1, 1))).mean()
-        return new, {"value_before": before, "value_after": value(new), "rotation_degrees": float(angle)}
+        return new, {"value_before": before, "value_after": after, "rotation_degrees": float(angle)}

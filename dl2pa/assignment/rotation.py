@@ -4,7 +4,9 @@ How prototypes are spread over the sphere does not depend on their orientation: 
 """
 
 import numpy as np
+import torch
 
+from dl2pa.assignment.large import LARGE, Pairs, Product
 from dl2pa.assignment.matching import match
 
 
@@ -37,6 +39,12 @@ def rotate_and_match(
     if not seen.any() or not np.isfinite(means).all():
         return still
 
+    def score(rotation: np.ndarray) -> np.ndarray | Pairs:
+        turned = means @ rotation
+        if len(means) < LARGE:
+            return turned @ prototypes.T
+        return Product(torch.from_numpy(turned), torch.from_numpy(prototypes))
+
     def value(sigma: np.ndarray, rotation: np.ndarray) -> float:
         return float((means[seen] @ rotation * prototypes[sigma[seen]]).sum())
 
@@ -44,7 +52,7 @@ def rotate_and_match(
     (sigma, rotation), start = still, value(*still)
     reached, gain = start, np.inf
     while gain > least:
-        new_sigma = match(means @ rotation @ prototypes.T, sigma, seen)
+        new_sigma = match(score(rotation), sigma, seen)
         new_rotation = procrustes(means[seen], prototypes[new_sigma[seen]])
         gain = value(new_sigma, new_rotation) - reached
         if gain > least:

@@ -10,9 +10,12 @@ the columns' rows by class is exact in any order, on a GPU too.
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dl2pa.assignment.large import LARGE, Pairs, Product, Table
 
 
 class Statistic(nn.Module, ABC):
@@ -36,6 +39,16 @@ class Statistic(nn.Module, ABC):
 
         Confusion has none: it compares classes with each other, for the quadratic assignment alone.
         """
+        raise NotImplementedError
+
+    def matchable(self, prototypes: Tensor, assignment: Tensor) -> np.ndarray | Pairs:
+        """The score as ``match`` takes it: an array, and from ``LARGE`` classes on what stands for one."""
+        if len(prototypes) < LARGE:
+            return self.score(prototypes, assignment).double().cpu().numpy()
+        return self._pairs(prototypes, assignment)
+
+    def _pairs(self, prototypes: Tensor, assignment: Tensor) -> Pairs:
+        """The score, without a second matrix [C, C]."""
         raise NotImplementedError
 
     @abstractmethod
@@ -76,6 +89,9 @@ class Directions(Statistic):
 
     def score(self, prototypes: Tensor, assignment: Tensor) -> Tensor:
         return self.means() @ prototypes.T
+
+    def _pairs(self, prototypes: Tensor, assignment: Tensor) -> Pairs:
+        return Product(self.means(), prototypes)
 
 
 class EpochMean(Directions):
@@ -133,18 +149,22 @@ class LossMatrix(Statistic):
         _add(self.counts, share.sum(dim=0), classes)
 
     def score(self, prototypes: Tensor, assignment: Tensor) -> Tensor:
-        images_per_class = self.counts.sum() / self.seen().sum()
         score = torch.empty_like(self.costs)
-        score[:, assignment] = -self.costs / images_per_class
+        score[:, assignment] = -self.costs / self._images_per_class()
         return score
+
+    def _pairs(self, prototypes: Tensor, assignment: Tensor) -> Pairs:
+        every = torch.arange(len(assignment), device=assignment.device)
+        return Table(self.costs, every, assignment.argsort(), -1 / float(self._images_per_class()))
+
+    def _images_per_class(self) -> Tensor:
+        return self.counts.sum() / self.seen().sum()
 
     def seen(self) -> Tensor:
         return self.counts > 0
 
     def reassign(self, old: Tensor, new: Tensor) -> None:
-        by_prototype = torch.empty_like(self.costs)
-        by_prototype[:, old] = self.costs
-        self.costs.copy_(by_prototype[:, new])
+        self.costs.copy_(self.costs[:, old.argsort()[new]])
 
     def end_epoch(self) -> None:
         self.costs.zero_()

@@ -8,7 +8,7 @@ import torch
 from dl2pa.errors import UserError
 from dl2pa.prototypes.bounds import welch_bound
 from dl2pa.prototypes.draws import generator, random_points, turn_and_shuffle
-from dl2pa.prototypes.energy import Points, lbfgs
+from dl2pa.prototypes.energy import Points, cosines_of, lbfgs, row_blocks
 
 _SLACK = 1e-4 - 1e-6  # that of the published code, less what float32 may round
 _STEP, _ITERATIONS, _LAST_ITERATIONS = 1.01, 20, 200
@@ -52,13 +52,15 @@ def excess(points: Points, tau: float) -> tuple[float, Points]:
     """
     lengths = np.linalg.norm(points, axis=1, keepdims=True)
     unit = points / lengths
-    beyond = unit @ unit.T
-    np.fill_diagonal(beyond, 0)
-    if max(beyond.max(), -beyond.min()) <= tau + _SLACK:
+    gradient, value, largest = np.empty_like(unit), 0.0, 0.0
+    for block in row_blocks(len(unit)):
+        beyond = cosines_of(unit, block, 0)
+        largest = max(largest, beyond.max(), -beyond.min())
+        beyond -= np.clip(beyond, -tau, tau)
+        value += float(np.einsum("ij,ij->", beyond, beyond)) / 2
+        gradient[block] = beyond @ unit
+    if largest <= tau + _SLACK:
         return 0.0, np.zeros_like(points)
-    beyond -= np.clip(beyond, -tau, tau)
-    value = float(np.einsum("ij,ij->", beyond, beyond)) / 2
-    gradient = beyond @ unit
     gradient *= 2
     gradient -= np.einsum("nd,nd->n", gradient, unit)[:, None] * unit  # the part along the row changes nothing
     gradient /= lengths
@@ -66,6 +68,4 @@ def excess(points: Points, tau: float) -> tuple[float, Points]:
 
 
 def _largest(points: Points) -> float:
-    cosines = np.abs(points @ points.T)
-    np.fill_diagonal(cosines, 0)
-    return float(cosines.max())
+    return max(float(np.abs(cosines_of(points, block, 0)).max()) for block in row_blocks(len(points)))

@@ -1,11 +1,13 @@
 """Prototypes by gradient descent on the largest cosines. All return [C, d] float64 unit rows; cost grows with C^2 d."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dl2pa.prototypes.draws import generator, random_points
-from dl2pa.prototypes.energy import Points, smooth_maximum_cosine
+from dl2pa.prototypes.energy import Points, cosines_of, row_blocks, smooth_maximum_cosine
 from dl2pa.prototypes.words import word_vectors
 
 _MOMENTUM = 0.9
@@ -18,7 +20,7 @@ def separation(num_classes: int, dimension: int, *, seed: int, steps: int, lr: f
     From normalised Gaussians, `steps` steps of SGD at `lr`, renormalised after each. Their momentum has no effect: the
     optimiser is made anew at every step. All pairs are seen in every step.
     """
-    return _descend(num_classes, dimension, None, seed, steps, lr)
+    return _descend(num_classes, dimension, _apart, seed, steps, lr)
 
 
 def separation_semantic(
@@ -43,7 +45,7 @@ def separation_semantic(
     words .45); the mean of row maxima is .10, .16, .54, so that from about 3 on neighbours merge.
     """
     ranking = WordRanking(word_vectors(words, num_classes, file, key), word_weight)
-    return _descend(num_classes, dimension, ranking, seed, steps, lr)
+    return _descend(num_classes, dimension, ranking.step, seed, steps, lr)
 
 
 class WordRanking:
@@ -69,23 +71,38 @@ class WordRanking:
         slope[self.rows, self.nearest] = -pull.sum(axis=2)
         return slope
 
-
-def _descend(
-    num_classes: int, dimension: int, ranking: WordRanking | None, seed: int, steps: int, lr: float
-) -> torch.Tensor:
-    points = random_points(num_classes, dimension, generator(seed)).numpy()
-    rows = np.arange(num_classes)
-    for _ in range(steps):
+    def step(self, points: Points, lr: float) -> Points:
+        """[C, d]: lr times the gradient of both terms; five matrices [C, C] at once."""
         cosines = points @ points.T
         np.fill_diagonal(cosines, -np.inf)
         nearest = cosines.argmax(axis=1)
-        if ranking is None:
-            slope = np.zeros_like(cosines)
-        else:
-            np.fill_diagonal(cosines, 1)
-            slope = ranking.slope(cosines)
-        slope[rows, nearest] += 1 / num_classes
-        points = points - lr * (slope + slope.T) @ points
+        np.fill_diagonal(cosines, 1)
+        slope = self.slope(cosines)
+        slope[np.arange(len(points)), nearest] += 1 / len(points)
+        step: Points = lr * (slope + slope.T) @ points
+        return step
+
+
+def _apart(points: Points, lr: float) -> Points:
+    """[C, d]: lr times the gradient of the mean over c of c's largest cosine, c with its nearest."""
+    count = len(points)
+    nearest = np.concatenate([cosines_of(points, block, -np.inf).argmax(axis=1) for block in row_blocks(count)])
+    step = np.empty_like(points)
+    for block in row_blocks(count):
+        pull = np.zeros((block.stop - block.start, count))
+        pull[np.arange(len(pull)), nearest[block]] += 1 / count
+        followers = np.flatnonzero((nearest >= block.start) & (nearest < block.stop))
+        pull[nearest[followers] - block.start, followers] += 1 / count
+        step[block] = lr * pull @ points
+    return step
+
+
+def _descend(
+    num_classes: int, dimension: int, step: Callable[[Points, float], Points], seed: int, steps: int, lr: float
+) -> torch.Tensor:
+    points = random_points(num_classes, dimension, generator(seed)).numpy()
+    for _ in range(steps):
+        points = points - step(points, lr)
         points /= np.linalg.norm(points, axis=1, keepdims=True)
     return torch.from_numpy(points)
 
