@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from composing import compose_config
+from data_files import write_tiny_imagenet
 from omegaconf import DictConfig
 from processes import (
     LAUNCH,
@@ -31,6 +32,7 @@ from dl2pa import ranks
 from dl2pa.__main__ import run_folders
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
+from dl2pa.metrics import Tally
 from dl2pa.part import Part
 from dl2pa.run import load_data, make_trainer, run
 from dl2pa.trainer import Trainer
@@ -294,6 +296,40 @@ def test_a_signal_to_any_rank_stops_all_and_the_run_goes_on(tmp_path: Path, rank
     assert [end.code for end in two(undisturbed, tmp_path)] == [0, 0]
     found, expected = (outcome(only_folder(tmp_path / name)) for name in ("stopped", "undisturbed"))
     assert_same(found, expected)
+
+
+def stop_in_evaluation() -> None:
+    original, calls = Tally.update, itertools.count(1)
+
+    def update(self: Tally, scores: torch.Tensor, labels: torch.Tensor) -> None:
+        original(self, scores, labels)
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Tally.update = update  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_image_files_and_a_stop_in_an_evaluation(tmp_path: Path) -> None:
+    """Workers of each rank read its part; what is trained on is what one process trains on."""
+    write_tiny_imagenet(tmp_path / "data", num_classes=3, per_class=8, per_class_test=4)
+    network = ["dataset=imagenet200", "dataset.num_classes=3", "backbone=small", "dimension=2", "batch_size=5"]
+    augment = ["augment.policy=trivial", "augment.erase=0.5", "augment.mixup=0.2", "augment.cutmix=1"]
+    own = ["epochs=2", "runtime.eval_batch_size=5", f"data_root={tmp_path / 'data'}", "precision=fp32"]
+    fixed = ["runtime.threads=1", "device=cpu", *network, *augment, *own]
+    shared = compose_config(*fixed, "runtime.ddp=true", f"runs_dir={tmp_path / 'two' / 'runs'}")
+    ended = [child.end() for child in train_together(shared, tmp_path, 2, {1: stop_in_evaluation})]
+    assert [end.code for end in ended] == [1, 0], "\n".join(end.said for end in ended)
+    assert "stopped by SIGTERM, nothing lost" in ended[0].said
+    folder = RunFolder(only_folder(tmp_path / "two"))
+    assert (folder.load("last") or {})["position"]["step"] == 5
+    assert folder.lines("metrics") == []
+    assert [child.end().code for child in train_together(shared, tmp_path)] == [0, 0]
+    expected = run(compose_config(*fixed, f"runs_dir={tmp_path / 'one' / 'runs'}"))
+    result = folder.result()
+    assert result is not None
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+    assert folder.lines("assignments") == RunFolder(only_folder(tmp_path / "one")).lines("assignments")
 
 
 # -- where the ranks are
