@@ -1,7 +1,6 @@
 """Bipartite matching of classes to prototypes (DL2PA, CVPR 2024)."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 
 def match(score: np.ndarray, assignment: np.ndarray, seen: np.ndarray, hysteresis: float = 0.0) -> np.ndarray:
@@ -18,6 +17,8 @@ def match(score: np.ndarray, assignment: np.ndarray, seen: np.ndarray, hysteresi
     Returns:
         [C], the prototype each class owns from now on: the old one where a score read is not finite.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second, which a run's start need not wait for
+
     classes = np.flatnonzero(seen)
     prototypes = np.sort(assignment[classes])
     choices = score[np.ix_(classes, prototypes)]
