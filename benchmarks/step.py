@@ -1,33 +1,46 @@
-"""Our whole training step against a plain loop: python benchmarks/step.py
+"""Our whole training step against a plain loop, and against what the hardware can do: python benchmarks/step.py
 
-Both train the same ResNet-32 on the same made-up CIFAR-shaped images (batch 128, crop and flip, squared cosine to 100
-prototypes, SGD), in turn in one process: ours with everything that a run does (images on the device, augmented there,
-the precision that precision=auto takes, channels_last, fused optimizer, assignment statistics), the other as commonly
+First: both train the same ResNet-32 on the same made-up CIFAR-shaped images (batch 128, crop and flip, squared cosine
+to 100 prototypes, SGD), in turn in one process: ours with everything that a run does (images on the device, augmented
+there, the precision that precision=auto takes, channels_last, fused optimizer, assignment statistics), the other as commonly
 written (torchvision transforms in a DataLoader with 2 persistent workers, fp32, NCHW). About a minute and a half on two
 quiet cores.
+
+Then, of recipe=fast in fp32 and in the precision of precision=auto: the FLOP/s of the whole step as a share of what a
+large matrix product reaches in the same process, the share of augmentation and statistics in the step, and on a CPU the
+operators that take most of it. ``python benchmarks/step.py share`` does this part alone. With OMP_NUM_THREADS=1 time is
+counted as the thread's own, so that a machine busy with other work is no matter.
 """
 
 import statistics
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from dl2pa import config
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
-from dl2pa.device import hardware, resolve_device, resolve_precision
+from dl2pa.device import DTYPES, hardware, resolve_device, resolve_precision
 from dl2pa.run import make_trainer
+from dl2pa.trainer import Trainer
 
 ROUNDS, STEPS, WARMUP, BATCH, CLASSES, DIMENSION = 5, 10, 2, 128, 100, 50
+MATRIX, OPERATORS = 2048, 12
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -64,38 +77,143 @@ def plain_steps(
             yield
 
 
-def main() -> None:
+def composed(*words: str) -> DictConfig:
     config.register()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        words = [
+        fixed = [
             "dataset=cifar100",
             f"dimension={DIMENSION}",
             f"batch_size={BATCH}",
             "prototypes=random",
             "epochs=1000",
         ]
-        cfg = compose("config", overrides=words)
-    device = resolve_device("auto")
-    precision = resolve_precision("auto", device)
+        return compose("config", overrides=[*fixed, *words])
+
+
+def made_up() -> Data:
+    """Images that make ``STEPS + WARMUP`` steps an epoch."""
     random = np.random.default_rng(0)
     size = BATCH * (STEPS + WARMUP)
     images = torch.from_numpy(random.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8))
     split = Split(images, torch.from_numpy(random.integers(0, CLASSES, size)))
-    data = Data(train=split, holdout=None, test=split, class_names=[str(c) for c in range(CLASSES)])
+    return Data(train=split, holdout=None, test=split, class_names=[str(c) for c in range(CLASSES)])
 
+
+def epoch_of(trainer: Trainer, now: Callable[[], float]) -> float:
+    """Seconds of a step, over an epoch but for its first steps."""
+    stamps: list[float] = []
+
+    def on_step() -> None:
+        if trainer.position.step == WARMUP:
+            stamps.append(now())
+
+    def end_epoch(loss: float, last: bool) -> None:
+        stamps.append(now())
+        trainer.model.head.end_epoch(trainer.position.epoch)
+
+    trainer.max_steps = (trainer.position.epoch + 1) * trainer.loader.steps
+    trainer.fit(on_step, end_epoch)
+    return (stamps[1] - stamps[0]) / STEPS
+
+
+class Shares(TorchDispatchMode):
+    """Seconds by operator, of forward and backward."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self.now, self.seconds = now, Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = self.now()
+        result = func(*args, **(kwargs or {}))
+        self.seconds[func.overloadpacket.__name__] += self.now() - start
+        return result
+
+
+def share_of_the_hardware(precision: str, device: torch.device) -> None:
+    """Prints what recipe=fast reaches."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+
+    def now() -> float:
+        _wait(device)
+        return time.thread_time() if alone else time.perf_counter()
+
+    trainer = make_trainer(composed("recipe=fast"), made_up(), device, precision)
+    flop = flops_of_a_step(trainer)
+    left, right = (torch.randn(MATRIX, MATRIX, device=device, dtype=DTYPES[precision]) for _ in range(2))
+
+    def product() -> float:
+        start = now()
+        left @ right
+        return 2 * MATRIX**3 / (now() - start)
+
+    shares = []
+    for _ in range(ROUNDS):
+        step = flop / epoch_of(trainer, now)
+        shares.append(step / max(product() for _ in range(3)))
+    name = f"recipe=fast, {precision}"
+    spread = f"min {min(shares):.2f}, max {max(shares):.2f}, n {len(shares)}"
+    print(f"{name}: {step:.3g} FLOP/s, {statistics.median(shares):.2f} of a matrix product ({spread})")
+    aside, total = seconds_aside(trainer, now)
+    print(f"{name}: augmentation {aside['augmentation'] / total:.1%}, statistics {aside['statistics'] / total:.1%}")
+    if device.type == "cpu":
+        with Shares(now) as by:
+            epoch_of(trainer, now)
+        for operator, seconds in by.seconds.most_common(OPERATORS):
+            print(f"    {seconds / by.seconds.total():6.1%} {operator}")
+
+
+def flops_of_a_step(trainer: Trainer) -> float:
+    """Counted over an epoch's steps, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        trainer.max_steps = (trainer.position.epoch + 1) * trainer.loader.steps
+        trainer.fit(lambda: None, lambda loss, last: None)
+    return counter.get_total_flops() / trainer.loader.steps
+
+
+def seconds_aside(trainer: Trainer, now: Callable[[], float]) -> tuple[Counter[str], float]:
+    """Seconds of an epoch's augmentation and of its statistics, and of all of it."""
+    spent, observe, batches = Counter[str](), trainer.observe, trainer.loader.epoch
+
+    def timed_observe(*arguments: Any) -> None:
+        start = now()
+        observe(*arguments)
+        spent["statistics"] += now() - start
+
+    def timed_batches(epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        made, begun = batches(epoch, start), now()
+        for batch in made:
+            spent["augmentation"] += now() - begun
+            yield batch
+            begun = now()
+
+    trainer.observe, trainer.loader.epoch = timed_observe, timed_batches  # type: ignore[method-assign]
+    begun = now()
+    epoch_of(trainer, now)
+    trainer.observe, trainer.loader.epoch = observe, batches  # type: ignore[method-assign]
+    return spent, now() - begun
+
+
+def main() -> None:
+    device = resolve_device("auto")
+    precision = resolve_precision("auto", device)
+    if sys.argv[1:] != ["share"]:
+        against_a_plain_loop(precision, device)
+    for each in dict.fromkeys(["fp32", precision]):
+        share_of_the_hardware(each, device)
+    print(f"on {hardware(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+def against_a_plain_loop(precision: str, device: torch.device) -> None:
+    cfg, data = composed(), made_up()
+    split = data.train
     ours = make_trainer(cfg, data, device, precision)
     plain = make_trainer(cfg, data, device, "fp32").model
     network = torch.nn.Sequential(plain.backbone, plain.neck).to(memory_format=torch.contiguous_format)
     steps = plain_steps(split, list(cfg.dataset.mean), list(cfg.dataset.std), plain.head.prototypes, network)
 
     def our_round() -> float:
-        stamps: list[float] = []
-        ours.max_steps = (ours.position.epoch + 1) * ours.loader.steps  # the images make one epoch a round
-        ours.fit(
-            on_step=lambda: stamps.append(time.perf_counter()),
-            end_epoch=lambda loss, last: ours.model.head.end_epoch(ours.position.epoch) and None,
-        )
-        return STEPS * BATCH / (time.perf_counter() - stamps[WARMUP - 1])
+        return BATCH / epoch_of(ours, lambda: (_wait(device), time.perf_counter())[1])
 
     def plain_round() -> float:
         for _ in range(WARMUP):
@@ -112,9 +230,8 @@ def main() -> None:
         rates.append((our_round(), plain_round()))
         ratios.append(rates[-1][0] / rates[-1][1])
         print(f"round {number + 1}: ours {rates[-1][0]:.0f} images/s ({precision}), plain {rates[-1][1]:.0f} (fp32)")
-    where = f"{hardware(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     spread = f"min {min(ratios):.2f}, max {max(ratios):.2f}, n {len(ratios)}"
-    print(f"ratio {statistics.median(ratios):.2f}x ({spread}) on {where}")
+    print(f"ratio {statistics.median(ratios):.2f}x ({spread})")
 
 
 def _wait(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from dl2pa.seeding import Stream, derive
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed, on its device: scalar ``lam`` is the first label's share; with a ``box`` [4], cutmix."""
+    """How a batch is mixed: the scalar ``lam`` is the first label's share; with a ``box`` [4], by cutmix."""
 
     lam: Tensor
     box: Tensor | None

@@ -1,6 +1,7 @@
 """The command line itself: instant help, the demo, and what an import costs."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,15 @@ from processes import LAUNCH, ROOT, command, launch
 
 def modules_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return set(done.stdout.split())
 
 
@@ -32,6 +41,32 @@ def test_import_needs_no_torch(statement: str) -> None:
     found = modules_after(statement)
     assert "dl2pa" in found
     assert not found & {"torch", "torchvision", "scipy", "sklearn"}
+
+
+def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
+    """What takes seconds to import and is used by evaluation, matching, figures or W&B alone.
+
+    (Prototypes that are optimised take scipy, once: they are kept under data_root.)
+    """
+    words = [
+        "device=cpu",
+        "max_steps=1",
+        "prototypes=random",
+        f"runs_dir={tmp_path / 'runs'}",
+        f"data_root={tmp_path / 'data'}",
+    ]
+    found = modules_after(
+        "from composing import compose_config\n"
+        "from dl2pa.run import load_data, make_trainer\n"
+        "import torch\n"
+        f"cfg = compose_config(*{words})\n"
+        "trainer = make_trainer(cfg, load_data(cfg), torch.device('cpu'), 'fp32')\n"
+        "trainer.fit(lambda: None, lambda loss, last: None)\n"
+        "assert trainer.position.images > 0"
+    )
+    assert "dl2pa.trainer" in found
+    late = {"torchvision", "scipy", "sklearn", "wandb", "matplotlib", "torchmetrics", "pandas", "plotly", "submitit"}
+    assert found & late == set()
 
 
 def test_wrong_value_is_refused_before_torch_is_imported(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Bipartite matching of classes to prototypes (DL2PA, CVPR 2024)."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dl2pa.assignment.large import Pairs, solve
 
@@ -21,6 +20,8 @@ def match(score: np.ndarray | Pairs, assignment: np.ndarray, seen: np.ndarray, h
     Returns:
         [C], the prototype each class owns from now on: the old one where a score read is not finite.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second, which a run's start need not wait for
+
     classes = np.flatnonzero(seen)
     prototypes = np.sort(assignment[classes])
     choices = score[np.ix_(classes, prototypes)] if isinstance(score, np.ndarray) else score.part(classes, prototypes)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy.optimize import quadratic_assignment
 from torch import Tensor
 
 from dl2pa.assignment.assigner import Assigner, Timetable
@@ -49,6 +48,8 @@ def arrange(
     random = np.random.default_rng(seed)
     if anew:
         options = [{"P0": start, "rng": random} for start in ("barycenter", *["randomized"] * STARTS)]
+        from scipy.optimize import quadratic_assignment  # half a second, which a run's start need not wait for
+
         starts = [quadratic_assignment(similar, near, options={"maximize": True, **o}).col_ind for o in options]
     matched = assignment.copy()
     for start in starts:
