@@ -2,9 +2,9 @@
 
 First: both train the same ResNet-32 on the same made-up CIFAR-shaped images (batch 128, crop and flip, squared cosine
 to 100 prototypes, SGD), in turn in one process: ours with everything that a run does (images on the device, augmented
-there, the precision that precision=auto takes, channels_last, fused optimizer, assignment statistics), the other as commonly
-written (torchvision transforms in a DataLoader with 2 persistent workers, fp32, NCHW). About a minute and a half on two
-quiet cores.
+there, the precision that precision=auto takes, channels_last, fused optimizer, assignment statistics), the other as
+commonly written (torchvision transforms in a DataLoader with 2 persistent workers, fp32, NCHW). About a minute and a
+half on two quiet cores.
 
 Then, of recipe=fast in fp32 and in the precision of precision=auto: the FLOP/s of the whole step as a share of what a
 large matrix product reaches in the same process, the share of augmentation and statistics in the step, and on a CPU the
