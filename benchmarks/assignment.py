@@ -27,7 +27,10 @@ def share(classes: int, dimension: int, statistic: str) -> tuple[float, float, f
     config.register()
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         words = ["dataset=cifar100", f"dataset.num_classes={classes}", f"dimension={dimension}", "prototypes=random"]
-        cfg = compose("config", overrides=[*words, f"assignment.statistic={statistic}", f"batch_size={BATCH}"])
+        cfg = compose(
+            "config",
+            overrides=[*words, f"assignment.statistic={statistic}", f"batch_size={BATCH}", "runtime.compile=false"],
+        )
     device = resolve_device("auto")
     random = np.random.default_rng(0)
     size = BATCH * (STEPS + WARMUP)
