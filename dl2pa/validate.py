@@ -118,7 +118,7 @@ _NEEDS_ONE_OF = {
     "schedule.warmup_start": ("schedule.warmup",),
 }
 # (key, value): bytes for every pair of classes, at the worst moment (several matrices [C, C]). The other assignments
-# hold none: from 1,500 classes on they are matched in blocks (assignment/large.py).
+# hold none: from 3,000 classes on they are matched in blocks (assignment/large.py).
 _PAIRWISE = {
     ("assignment.statistic", "loss_matrix"): 8,
     ("assignment.name", "sinkhorn"): 36,
