@@ -192,7 +192,7 @@ def make_trainer(
         epochs=cfg.epochs,
         max_steps=cfg.max_steps,
         device=device,
-        compiler=Compiler(pays(cfg.runtime.compile, device), device, say),
+        compiler=Compiler(pays(cfg.runtime.compile, device, ranks.count()), device, say),
         clip=cfg.optimizer.clip,
         part=part,
     )

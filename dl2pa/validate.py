@@ -118,7 +118,7 @@ _NEEDS_ONE_OF = {
     "schedule.warmup_start": ("schedule.warmup",),
 }
 # (key, value): bytes for every pair of classes, at the worst moment (several matrices [C, C]). The other assignments
-# hold none: from 1,500 classes on they are matched in blocks (assignment/large.py).
+# hold none: from 3,000 classes on they are matched in blocks (assignment/large.py).
 _PAIRWISE = {
     ("assignment.statistic", "loss_matrix"): 8,
     ("assignment.name", "sinkhorn"): 36,
@@ -152,6 +152,10 @@ def validate(cfg: DictConfig) -> None:
             (value >= low if closed else value > low) and (value < math.inf if high is None else value <= high)
         )
         _expect(cfg, key, inside, f"use a number {_interval(low, high, closed)}")
+    if cfg.runtime.ddp and cfg.runtime.compile:
+        raise UserError(
+            "runtime.compile=true does not fit runtime.ddp=true, a step over several processes: use null or false"
+        )
     if cfg.runtime.ddp and cfg.device.startswith("cuda:"):
         raise UserError(
             f"device={cfg.device} does not fit runtime.ddp=true, where each process has a device of its own: use "
