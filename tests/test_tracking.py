@@ -283,7 +283,7 @@ def test_the_search_of_this_repository_with_wandbs_own_agent(tmp_path: Path, mon
         server.search = search.replace("dataset=cifar10_lt", "\n  - ".join(["dataset=digits_lt", *few]))
         server.tries = [{"method": "etf", "optimizer.lr": 0.25, "optimizer.weight_decay": 0.001}] * 2
         agent = [sys.executable, "-m", "wandb", "agent", "--count", "2", "someone/dl2pa/search"]
-        done = subprocess.run(agent, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(agent, cwd=ROOT, capture_output=True, text=True, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stderr
     assert "already finished" in done.stdout, done.stderr
     assert set(server.runs) == {("someone", "dl2pa", "left-1"), ("someone", "dl2pa", "left-0")}
