@@ -1,10 +1,11 @@
 """The runs that are kept: complete, small, without a trace of where they were made, and what the reports come from."""
 
 import subprocess
-import sys
 from pathlib import Path
 
+import claims
 import pytest
+import rates
 from composing import CONF
 from hydra import initialize_config_dir
 from processes import ROOT
@@ -19,9 +20,6 @@ TABLES = ("tables.md", "tables.tex", "runs.csv", "cells.csv")
 KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "result.json"}
 LARGEST = 60_000  # bytes a run
 CHOSEN = ("fast_methods",)  # sweeps whose rates are chosen
-sys.path.append(str(ROOT / "benchmarks"))
-import claims  # noqa: E402 - benchmarks are scripts
-import rates  # noqa: E402
 
 
 def tracked(folder: Path) -> list[Path]:

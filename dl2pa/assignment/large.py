@@ -24,8 +24,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 LARGE = 3000
@@ -283,6 +281,10 @@ class _Candidates:
         each of them one path is changed, at once; prices and profits move by the distances, cut off at the longest of
         these paths, which keeps slacks from being negative, and those on the paths and of matched rows at zero.
         """
+        # Half a second, which a run's start need not wait for.
+        from scipy.sparse import csr_matrix
+        from scipy.sparse.csgraph import dijkstra
+
         size = self.size
         ends = np.concatenate([self.starts, np.full(size, len(self.keys))])
         while len(free := np.flatnonzero(self.chosen < 0)):
