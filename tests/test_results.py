@@ -19,7 +19,6 @@ REPORT = ROOT / "results" / "report"
 TABLES = ("tables.md", "tables.tex", "runs.csv", "cells.csv")
 KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "result.json"}
 LARGEST = 60_000  # bytes a run
-CHOSEN = ("fast_methods",)  # sweeps whose rates are chosen
 
 
 def tracked(folder: Path) -> list[Path]:
@@ -49,17 +48,6 @@ def test_the_tables_are_those_of_the_kept_runs(tmp_path: Path) -> None:
     command.main([str(RUNS), "--out", str(tmp_path), "figures=false"])
     for name in TABLES:
         assert (tmp_path / name).read_bytes() == (REPORT / name).read_bytes(), f"{name}: make the report anew"
-
-
-def test_the_rates_of_sweeps_are_the_chosen_ones() -> None:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        rows = [row for sweep in CHOSEN for row in rates.rows_of(sweep)]
-        rates.try_rates(rows, lambda runs: None)
-        names = [(row.sweep, rates.label(row.words)) for row in rows]
-        said = {name: row.said for name, row in zip(names, rows, strict=True)}
-        assert said == {name: row.chosen for name, row in zip(names, rows, strict=True)}
-        assert (rates.CHOICES / "README.md").read_text() == rates.page(rows)
 
 
 def test_the_claims_have_the_kept_runs_numbers() -> None:
