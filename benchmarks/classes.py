@@ -105,7 +105,7 @@ def observed(_: str, classes: int, repeats: int) -> Cell:
     cost = (1 - features @ prototypes.T).square()
 
     def work() -> float:
-        head.observe(features, cost, target, 0)
+        head.observe(features, cost, target)
         return 0.0
 
     work()

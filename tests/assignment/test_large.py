@@ -181,7 +181,7 @@ def test_the_assigner_decides_the_same(name: str, rotate: bool, request: pytest.
         for epoch in range(3):
             features, labels = units(14 + epoch, 90, 6), torch.arange(90) % 35
             cost = (1 - features @ prototypes[made.sigma].T).square()
-            made.observe(prototypes, features, cost, F.one_hot(labels, 40).float(), epoch)
+            made.observe(features, cost, F.one_hot(labels, 40).float())
             report = made.end_epoch(prototypes, epoch)
             told.append((way, made.sigma.tolist(), report, prototypes.clone()))
     for (_, sigma, report, prototypes), (_, other, again, turned) in zip(told[:3], told[3:], strict=True):
