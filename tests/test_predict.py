@@ -173,7 +173,7 @@ def test_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     assert command_line.main([]) == 0
     usage = capsys.readouterr().out
-    assert [verb for verb in command_line.VERBS if f"\n  {verb} " not in usage] == ["fetch", "mirror"]
+    assert [verb for verb in command_line.VERBS if f"\n  {verb} " not in usage] == ["fetch", "probe", "mirror"]
     assert max(len(line) for line in usage.splitlines()) < 120
     assert len(usage.splitlines()) < 28
     assert command_line.main(["trian"]) == 2
