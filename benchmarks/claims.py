@@ -8,7 +8,6 @@ on are tested together (Welch's test, Holm's correction over the block).
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 
 import rates
@@ -122,5 +121,5 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     config.register()
-    with initialize_config_dir(str(Path(rates.ROOT) / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(rates.ROOT / "conf"), version_base="1.3"):
         PAGE.write_text(filled(PAGE.read_text()))

@@ -14,7 +14,7 @@ import rates
 from hydra import initialize_config_dir
 
 from dl2pa import config
-from dl2pa.errors import told
+from dl2pa.errors import UserError, told
 from dl2pa.report.draw import draw, styles
 from dl2pa.report.figures import Figure, Series
 from dl2pa.sweep.launch import launch
@@ -31,13 +31,15 @@ def trained(rows: Sequence[rates.Row], share: float, runs_dir: str, slots: int, 
     Raises:
         UserError: some runs did not finish.
     """
-    words = [[*row.words, f"optimizer.lr={row.said}", f"runs_dir={rates.ROOT / 'results' / runs_dir}"] for row in rows]
-    whole = planned(words)
-    lengths = [round(share * run.cfg.epochs) for run in whole]
-    runs = planned([*run.words, f"epochs={epochs}", *more] for run, epochs in zip(whole, lengths, strict=True))
+    place = f"runs_dir={rates.ROOT / 'results' / runs_dir}"
+    runs = planned(
+        [*row.words, f"optimizer.lr={row.said}", f"epochs={round(share * row.epochs)}", place, *more] for row in rows
+    )
     launch(runs, None, "local", {"slots": slots}, wait=True)
-    results = [run.folder.result() for run in runs]
-    return [result for result in results if result is not None]
+    results = [result for run in runs if (result := run.folder.result()) is not None]
+    if len(results) < len(runs):
+        raise UserError(f"{len(runs) - len(results)} of {len(runs)} runs did not finish")
+    return results
 
 
 def draw_curve(names: Sequence[str], lengths: Sequence[Sequence[Result]], folder: Path) -> None:

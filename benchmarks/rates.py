@@ -31,7 +31,7 @@ LEFT_OUT = ("seed", "imbalance", "optimizer.lr")
 
 @dataclass
 class Row:
-    """``words``: of one run without rate; ``said``: the rate in the sweep; ``epochs``: of a run that tries a rate;
+    """``words``: of one run without rate; ``said``: the rate in the sweep; ``epochs``: of the sweep;
     ``accuracy``: of each rate tried, in percent, minus infinity where the run failed."""
 
     sweep: str
@@ -62,7 +62,7 @@ def rows_of(sweep: str) -> list[Row]:
         found.setdefault(kept, Row(sweep, [*kept, *at, "seed=0"], float(words["optimizer.lr"])))
     rows = list(found.values())
     for row, whole in zip(rows, planned([row.words for row in rows]), strict=True):
-        row.epochs = round(whole.cfg.epochs / 4)
+        row.epochs = whole.cfg.epochs
     return rows
 
 
@@ -70,7 +70,8 @@ def choosing(wanted: Iterable[tuple[Row, float]], more: Sequence[str] = ()) -> l
     """The runs that try rates for rows."""
     jobs = []
     for row, rate in wanted:
-        shorter = [f"epochs={row.epochs}", f"eval_every={row.epochs}", "holdout=0.1", f"runs_dir={CHOICES}"]
+        epochs = round(row.epochs / 4)
+        shorter = [f"epochs={epochs}", f"eval_every={epochs}", "holdout=0.1", f"runs_dir={CHOICES}"]
         jobs.append([*row.words, *shorter, f"optimizer.lr={rate}", *more])
     return planned(jobs)
 
@@ -125,10 +126,7 @@ def main(arguments: Sequence[str]) -> None:
     rows = [row for sweep in sweeps for row in rows_of(sweep)]
 
     def train(runs: Sequence[Run]) -> None:
-        try:
-            launch(runs, None, "local", {"slots": slots}, wait=True)
-        except UserError as error:  # a rate that is too large is an answer
-            print(error)
+        launch(runs, None, "local", {"slots": slots}, wait=True)  # a run that fails is shown, and is an answer
 
     try_rates(rows, train, [f"{key}={value}" for key, value in words.items()])
     (CHOICES / "README.md").write_text(page(rows))
