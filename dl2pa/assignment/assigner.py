@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dl2pa.assignment.matching import match
 from dl2pa.assignment.rotation import rotate_and_match
-from dl2pa.assignment.statistics import Directions, Statistic, columns
+from dl2pa.assignment.statistics import Directions, Scores, Statistic, columns
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Assigner(nn.Module):
 
     def _decide(self, prototypes: Tensor, old: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
         """The next sigma, and value_before and value_after."""
-        assert self.statistic is not None
+        assert isinstance(self.statistic, Scores)
 
         classes = np.flatnonzero(seen)
 

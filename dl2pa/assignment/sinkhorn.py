@@ -57,7 +57,7 @@ class Sinkhorn(Assigner):
         return self.targets
 
     def _match(self, prototypes: Tensor, epoch: int) -> dict[str, float]:
-        assert self.statistic is not None
+        assert isinstance(self.statistic, Directions)
         seen, score = self.statistic.seen(), self.statistic.score(prototypes, self.sigma)
         report = super()._match(prototypes, epoch)
         targets = prototypes[self.sigma]

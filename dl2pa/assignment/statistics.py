@@ -34,23 +34,6 @@ class Statistic(nn.Module, ABC):
         With ``classes`` [n], share is [B, n] and says so for these classes.
         """
 
-    def score(self, prototypes: Tensor, assignment: Tensor) -> Tensor:
-        """[C, C]: how well each prototype (column; prototypes is [C, d]) suits each class (row).
-
-        Confusion has none: it compares classes with each other, for the quadratic assignment alone.
-        """
-        raise NotImplementedError
-
-    def matchable(self, prototypes: Tensor, assignment: Tensor) -> np.ndarray | Pairs:
-        """The score as ``match`` takes it: an array, and from ``LARGE`` classes on what stands for one."""
-        if len(prototypes) < LARGE:
-            return self.score(prototypes, assignment).double().cpu().numpy()
-        return self._pairs(prototypes, assignment)
-
-    def _pairs(self, prototypes: Tensor, assignment: Tensor) -> Pairs:
-        """The score, without a second matrix [C, C]."""
-        raise NotImplementedError
-
     @abstractmethod
     def seen(self) -> Tensor:
         """[C] bool: the classes about which anything is known."""
@@ -60,6 +43,24 @@ class Statistic(nn.Module, ABC):
 
     def end_epoch(self) -> None:
         """Forget what belongs to the epoch that has just ended."""
+
+
+class Scores(Statistic):
+    """A statistic that scores every prototype for every class; Confusion, which compares classes alone, does not."""
+
+    @abstractmethod
+    def score(self, prototypes: Tensor, assignment: Tensor) -> Tensor:
+        """[C, C]: how well each prototype (column; prototypes is [C, d]) suits each class (row)."""
+
+    def matchable(self, prototypes: Tensor, assignment: Tensor) -> np.ndarray | Pairs:
+        """The score as ``match`` takes it: an array, and from ``LARGE`` classes on what stands for one."""
+        if len(prototypes) < LARGE:
+            return self.score(prototypes, assignment).double().cpu().numpy()
+        return self._pairs(prototypes, assignment)
+
+    @abstractmethod
+    def _pairs(self, prototypes: Tensor, assignment: Tensor) -> Pairs:
+        """The score, without a second matrix [C, C]."""
 
 
 def columns(share: Tensor, labels: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def _add(table: Tensor, rows: Tensor, classes: Tensor | None) -> None:
         table.index_add_(0, classes, rows)
 
 
-class Directions(Statistic):
+class Directions(Scores):
     """A statistic that knows a direction for each class: score = unit(direction_c) . w_p."""
 
     @abstractmethod
@@ -124,7 +125,7 @@ class EpochMean(Directions):
         self.counts.zero_()
 
 
-class LossMatrix(Statistic):
+class LossMatrix(Scores):
     """The training loss itself: score[c, p] = - sum over images of class c of their loss at prototype p.
 
     The sums are divided by the number of images per class seen, so that the mean of the scores of a matching is minus
@@ -250,9 +251,7 @@ class Confusion(Statistic):
         self.counts.zero_()
 
 
-def build_statistic(
-    name: str, num_classes: int, dimension: int, momentum: float, generator: torch.Generator
-) -> Statistic:
+def build_statistic(name: str, num_classes: int, dimension: int, momentum: float, generator: torch.Generator) -> Scores:
     """The statistic called ``name``: queue, ema, epoch_mean or loss_matrix."""
     if name == "queue":
         return Queue(num_classes, dimension, momentum, generator)
