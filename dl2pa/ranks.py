@@ -190,7 +190,7 @@ def joined(ddp: bool, device: str) -> Iterator[torch.device]:
     else:
         dist.destroy_process_group()
     finally:
-        team.over.set()
+        team.leave()
         _team = None
 
 
@@ -210,7 +210,7 @@ class _Team:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.over = threading.Event()
+        self._over = threading.Event()
         self.tell: Callable[[Exception], None] = lambda error: None
         self._told: RankError | None = None
         self._heard = threading.Event()
@@ -224,7 +224,8 @@ class _Team:
                 f"({str(error).splitlines()[0]}); MASTER_ADDR and MASTER_PORT choose another place"
             ) from error
         self._groups, self._store = store, dist.PrefixStore("dl2pa", store)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def connect(self, device: torch.device) -> None:
         backend, gpu = "gloo", None
@@ -271,10 +272,15 @@ class _Team:
             while self._store.add("heard", 0) < self.place.world - 1 and time.monotonic() < until:
                 time.sleep(LISTEN / 10)
 
+    def leave(self) -> None:
+        """Listen no longer: a thread that is inside the store when the interpreter ends would abort the process."""
+        self._over.set()
+        self._listener.join(WORDS)
+
     def _listen(self) -> None:
         with contextlib.suppress(RuntimeError):  # the store ends with the first rank
             while not self._store.check(["error"]):
-                if self.over.wait(LISTEN):
+                if self._over.wait(LISTEN):
                     return
             told = json.loads(self._store.get("error"))
             if told["rank"] == self.place.rank:
@@ -282,7 +288,7 @@ class _Team:
             self._told = RankError(told)
             self._heard.set()
             self._store.add("heard", 1)
-        if self._told is not None and not self.over.wait(GRACE):
+        if self._told is not None and not self._over.wait(GRACE):
             try:
                 self.tell(self._told)
             finally:
