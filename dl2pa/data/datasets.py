@@ -1,7 +1,7 @@
 """A data set by name, balanced or long-tailed, with an optional held-out part of its training images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,8 +61,7 @@ def load(
     train = concatenate([_longtail(part, num_classes, imbalance, label_alignment) for part in kept])
     if imbalance is not None:
         _check_longtail(name, source, train, num_classes, imbalance)
-    test = concatenate([source.test])  # a reader may give a transposed view; this makes it contiguous
-    return Data(train, concatenate(held_out) if held_out else None, test, source.class_names)
+    return Data(train, concatenate(held_out) if held_out else None, source.test, source.class_names)
 
 
 def _held_out(parts: Sequence[Split], fraction: float) -> tuple[Sequence[Split], Sequence[Split]]:
@@ -93,7 +92,7 @@ def _longtail(part: Split, num_classes: int, imbalance: float | None, label_alig
     labels = part.labels.numpy()
     subset = part.subset(longtail_indices(labels, num_classes, imbalance))
     if label_alignment == "shifted":
-        return Split(subset.images, torch.from_numpy(shifted_labels(labels, num_classes, imbalance)))
+        return replace(subset, labels=torch.from_numpy(shifted_labels(labels, num_classes, imbalance)))
     return subset
 
 

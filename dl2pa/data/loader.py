@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dl2pa.data.augment import Normalise, pad, random_crop_flip
+from dl2pa.data.augment import Normalise, random_crop_flip
 from dl2pa.data.erase import erase
 from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform, drawing_from, read_for_evaluation, read_for_training, under_policy
@@ -59,14 +59,15 @@ def training_loader(
             f"batch_size={batch_size} makes batches of {least} images, and {part.world} processes train on each: use "
             f"fewer processes or a larger batch_size"
         )
-    if not isinstance(split.images, Tensor):
+    if not split.in_memory:
         return FolderLoader(split, transform, batch_size, device, seed, mean, std, workers, part)
-    _check_in_memory(split.images, transform)
+    _check_in_memory(split, transform)
     return TensorLoader(split, transform, batch_size, device, seed, mean, std, part)
 
 
 class TensorLoader:
-    """Keeps all images on the device and makes every batch there; within an epoch the host never waits for it."""
+    """Keeps all images on the device (on a CPU where they are, for all processes to share) and makes every batch there;
+    within an epoch the host never waits for it."""
 
     def __init__(
         self,
@@ -79,20 +80,19 @@ class TensorLoader:
         std: Sequence[float],
         part: Part = WHOLE,
     ) -> None:
-        assert isinstance(split.images, Tensor)
         self.steps = _steps(split, batch_size)
-        self._images = pad(split.images.to(device), transform.padding)
-        self._labels = split.labels.to(device)
+        self._split = split.to(device)
         self._transform, self._device, self._seed, self._part = transform, device, seed, part
         self._normalise = Normalise(mean, std, device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        order = _order(len(self._labels), self._seed, epoch).to(self._device)
+        order = _order(len(self._split), self._seed, epoch).to(self._device)
         for step, indices in enumerate(order.tensor_split(self.steps)):
             if step < start:
                 continue
             generator = torch.Generator(self._device).manual_seed(derive(self._seed, Stream.AUGMENT, epoch, step))
-            images = random_crop_flip(self._images, indices, self._transform.padding, self._transform.flip, generator)
+            images = self._split.take(indices)
+            images = random_crop_flip(images, self._transform.padding, self._transform.flip, generator)
             if self._transform.policy != "none":
                 images = _each_under_policy(
                     images, self._transform.policy, derive(self._seed, Stream.POLICY, epoch, step)
@@ -100,7 +100,7 @@ class TensorLoader:
             # Cut only here: the draws are for the whole batch, and so is the little work before.
             images = self._normalise(self._part.of(images))
             images = _erased(images, self._transform, self._seed, epoch, step, len(indices), self._part)
-            yield images, self._labels.index_select(0, indices)
+            yield images, self._split.labels.index_select(0, indices)
 
 
 class FolderLoader:
@@ -148,12 +148,13 @@ def evaluation_batches(
     Raises UserError as ``training_loader`` does.
     """
     normalise = Normalise(mean, std, device)
-    if isinstance(split.images, Tensor):
-        _check_in_memory(split.images, transform)
-        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-            yield normalise(part.of(images).to(device)), labels.to(device)
+    batches = torch.arange(len(split), device=split.labels.device).split(batch_size)
+    if split.in_memory:
+        _check_in_memory(split, transform)
+        for indices in batches:
+            yield normalise(split.take(part.of(indices)).to(device)), split.labels[indices].to(device)
         return
-    plan = _Plan([(0, indices) for indices in torch.arange(len(split)).split(batch_size)])
+    plan = _Plan([(0, indices) for indices in batches])
     yield from _on_device(_file_batches(_Files(split, transform, part=part), plan, device, workers), device, normalise)
 
 
@@ -186,8 +187,9 @@ def _erased(
     return erase(images, transform.erase, transform.cutout, generator, batch, part)
 
 
-def _check_in_memory(images: Tensor, transform: ImageTransform) -> None:
-    height, width = images.shape[1:3]
+def _check_in_memory(split: Split, transform: ImageTransform) -> None:
+    assert isinstance(split.source, Tensor)
+    height, width = split.source.shape[1:3]
     if (height, width) != (transform.size, transform.size):
         raise UserError(f"dataset.size={transform.size}: the images of this data set are {width}x{height}")
     if transform.train_crop != "pad" or transform.resize is not None or transform.jitter > 0:
@@ -219,19 +221,19 @@ class _Files(Dataset[Batch | UserError]):
     """
 
     def __init__(self, split: Split, transform: ImageTransform, seed: int | None = None, part: Part = WHOLE) -> None:
-        self._split, self._transform, self._seed, self._part = split, transform, seed, part
+        self._paths, self._labels = split.paths, split.labels
+        self._transform, self._seed, self._part = transform, seed, part
 
     def __getitem__(self, request: Request) -> Batch | UserError:
         epoch, indices = request
         try:
             read = [self._read(epoch, i) for i in self._part.of(indices).tolist()]
-            return torch.stack(read), self._split.labels[indices]
+            return torch.stack(read), self._labels[indices]
         except UserError as error:
             return error
 
     def _read(self, epoch: int, index: int) -> Tensor:
-        path = self._split.images[index]
-        assert isinstance(path, str)
+        path = self._paths[index]
         if self._seed is None:
             return read_for_evaluation(path, self._transform)
         return read_for_training(path, self._transform, self._seed, epoch, index)

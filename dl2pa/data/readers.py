@@ -1,5 +1,6 @@
 """One reader for each published data set: where its files lie, and what is in them. No long tail here."""
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 
 from dl2pa.data.fetch import Request, open_published
 from dl2pa.data.longtail import stratified_holdout
+from dl2pa.data.mapped import Part, mapped
 from dl2pa.data.split import Split
 from dl2pa.errors import UserError
 
@@ -37,8 +39,8 @@ class Source:
     longtail: bool = False
 
 
-def _split(images: npt.NDArray[np.uint8], labels: Any) -> Split:
-    return Split(torch.from_numpy(images), torch.as_tensor(np.asarray(labels, dtype=np.int64)))
+def _part(images: npt.NDArray[np.uint8], labels: Any) -> Part:
+    return torch.from_numpy(images), torch.as_tensor(np.asarray(labels, dtype=np.int64))
 
 
 def read_digits(request: Request) -> Source:
@@ -55,68 +57,74 @@ def read_digits(request: Request) -> Source:
             f"digits: {path} cannot be read ({error.strerror or error}): install scikit-learn anew"
         ) from error
     images, labels = table[:, :-1], table[:, -1]
-    everything = _split((images.reshape(-1, 8, 8, 1) * 15).astype(np.uint8), labels)
+    everything = Split(*_part((images.reshape(-1, 8, 8, 1) * 15).astype(np.uint8), labels))
     train, test = stratified_holdout(everything.labels.numpy(), 500 / len(everything), seed=0)
     return Source([everything.subset(train)], everything.subset(test), DIGITS)
 
 
-def _read_cifar(request: Request, published: Any) -> Source:
-    listed = [*published.train_list, *published.test_list, (published.meta["filename"], published.meta["md5"])]
-    files = [(f"{published.base_folder}/{name}", md5) for name, md5 in listed]
-    train, test = open_published(
-        request,
-        files,
-        lambda download: (
-            published(request.root, train=True, download=download),
-            published(request.root, train=False),
-        ),
-    )
-    return Source([_split(train.data, train.targets)], _split(test.data, test.targets), list(train.classes))
+def _read_cifar(request: Request, published: str, folder: str, names: Sequence[str]) -> Source:
+    def read() -> tuple[list[Part], list[str]]:
+        data = getattr(importlib.import_module("torchvision.datasets"), published)
+        listed = [*data.train_list, *data.test_list, (data.meta["filename"], data.meta["md5"])]
+        train, test = open_published(
+            request,
+            [(f"{data.base_folder}/{name}", md5) for name, md5 in listed],
+            lambda download: (data(request.root, train=True, download=download), data(request.root, train=False)),
+        )
+        return [_part(train.data, train.targets), _part(test.data, test.targets)], list(train.classes)
+
+    (train, test), class_names = mapped(request, [f"{folder}/{name}" for name in names], read)
+    return Source([train], test, class_names)
 
 
 def read_cifar10(request: Request) -> Source:
     """DATA_ROOT/cifar-10-batches-py, 32x32."""
-    from torchvision.datasets import CIFAR10
-
-    return _read_cifar(request, CIFAR10)
+    batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
+    return _read_cifar(request, "CIFAR10", "cifar-10-batches-py", batches)
 
 
 def read_cifar100(request: Request) -> Source:
     """DATA_ROOT/cifar-100-python, 32x32, the fine labels."""
-    from torchvision.datasets import CIFAR100
-
-    return _read_cifar(request, CIFAR100)
+    return _read_cifar(request, "CIFAR100", "cifar-100-python", ["train", "test", "meta"])
 
 
 def read_svhn(request: Request) -> Source:
     """DATA_ROOT/{train,extra,test}_32x32.mat, 32x32. Training is train and extra, label = digit."""
-    from torchvision.datasets import SVHN
+    names = ("train", "extra", "test")
 
-    files = [SVHN.split_list[name][1:] for name in ("train", "extra", "test")]
-    train, extra, test = open_published(
-        request,
-        files,
-        lambda download: [SVHN(request.root, split=name, download=download) for name in ("train", "extra", "test")],
-    )
-    splits = [_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in (train, extra, test)]
-    return Source(splits[:2], splits[2], DIGITS)
+    def read() -> tuple[list[Part], list[str]]:
+        from torchvision.datasets import SVHN
+
+        found = open_published(
+            request,
+            [SVHN.split_list[name][1:] for name in names],
+            lambda download: [SVHN(request.root, split=name, download=download) for name in names],
+        )
+        return [_part(part.data.transpose(0, 2, 3, 1), part.labels) for part in found], DIGITS
+
+    (train, extra, test), class_names = mapped(request, [f"{name}_32x32.mat" for name in names], read)
+    return Source([train, extra], test, class_names)
 
 
 def read_stl10(request: Request) -> Source:
     """DATA_ROOT/stl10_binary, 96x96, the labelled images alone: 5,000 for training and 8,000 for testing."""
-    from torchvision.datasets import STL10
 
-    files = [(f"{STL10.base_folder}/{name}", md5) for name, md5 in [*STL10.train_list, *STL10.test_list]]
-    train, test = open_published(
-        request,
-        files,
-        lambda download: (
-            STL10(request.root, split="train", download=download),
-            STL10(request.root, split="test"),
-        ),
-    )
-    splits = [_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in (train, test)]
-    return Source(splits[:1], splits[1], STL10_CLASSES)
+    def read() -> tuple[list[Part], list[str]]:
+        from torchvision.datasets import STL10
+
+        found = open_published(
+            request,
+            [(f"{STL10.base_folder}/{name}", md5) for name, md5 in [*STL10.train_list, *STL10.test_list]],
+            lambda download: (
+                STL10(request.root, split="train", download=download),
+                STL10(request.root, split="test"),
+            ),
+        )
+        return [_part(part.data.transpose(0, 2, 3, 1), part.labels) for part in found], STL10_CLASSES
+
+    files = [f"stl10_binary/{split}_{kind}.bin" for split in ("train", "test") for kind in ("X", "y")]
+    (train, test), class_names = mapped(request, files, read)
+    return Source([train], test, class_names)
 
 
 def read_imagenet200(request: Request) -> Source:
@@ -180,7 +188,7 @@ def read_imagenet_lt(request: Request) -> Source:
     train = _read_list(request, lists / "ImageNet_LT_train.txt")
     test = _read_list(request, lists / "ImageNet_LT_test.txt")
     classes = [str(label) for label in range(int(train.labels.max()) + 1)]
-    for path, label in zip(train.images, train.labels.tolist(), strict=True):
+    for path, label in zip(train.paths, train.labels.tolist(), strict=True):
         classes[label] = Path(path).parent.name
     return Source([train], test, classes, longtail=True)
 

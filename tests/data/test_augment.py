@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dl2pa.data.augment import Normalise, cutmix, mixup, pad, random_crop_flip
+from dl2pa.data.augment import Normalise, cutmix, mixup, random_crop_flip
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int, channels: int) -> 
     source = images(5, channels=channels)
     indices = torch.tensor([4, 0, 0, 2, 3, 1] * 200)
     generator = torch.Generator().manual_seed(1)
-    result = random_crop_flip(pad(source, padding), indices, padding, True, generator)
+    result = random_crop_flip(source[indices], padding, True, generator)
     assert result.dtype == torch.uint8
     drawn = []
     for image, index in zip(result, indices.tolist(), strict=True):
@@ -54,7 +54,7 @@ def test_every_image_gets_its_own_crop_and_flip(padding: int, channels: int) -> 
 def test_no_flip_unless_asked() -> None:
     source = images(3)
     indices = torch.arange(3).repeat(20)
-    result = random_crop_flip(pad(source, 1), indices, 1, False, torch.Generator().manual_seed(0))
+    result = random_crop_flip(source[indices], 1, False, torch.Generator().manual_seed(0))
     for image, index in zip(result, indices.tolist(), strict=True):
         assert [mirrored for _, _, mirrored in positions(image, source[index], 1)] == [False]
 
@@ -62,13 +62,13 @@ def test_no_flip_unless_asked() -> None:
 def test_without_padding_and_flip_images_stay_as_they_are() -> None:
     source = images(6)
     indices = torch.tensor([5, 0, 3])
-    result = random_crop_flip(pad(source, 0), indices, 0, False, torch.Generator())
+    result = random_crop_flip(source[indices], 0, False, torch.Generator())
     assert torch.equal(result, source[indices])
 
 
 def test_the_generator_decides() -> None:
-    padded, indices = pad(images(8), 3), torch.arange(8)
-    crops = [random_crop_flip(padded, indices, 3, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    source = images(8)
+    crops = [random_crop_flip(source, 3, True, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(crops[0], crops[1])
     assert not torch.equal(crops[0], crops[2])
 
@@ -86,10 +86,9 @@ def test_normalise_is_to_tensor_then_normalize() -> None:
 
 
 def test_padding_is_zero_before_normalisation() -> None:
-    white = torch.full((1, 4, 4, 1), 255, dtype=torch.uint8)
-    normalised = Normalise([0.5], [0.25], CPU)(pad(white, 1))
-    assert normalised[0, 0, 0, 0] == -2.0
-    assert normalised[0, 0, 1, 1] == 2.0
+    white = torch.full((64, 4, 4, 1), 255, dtype=torch.uint8)
+    cropped = random_crop_flip(white, 1, False, torch.Generator().manual_seed(0))
+    assert set(Normalise([0.5], [0.25], CPU)(cropped).unique().tolist()) == {-2.0, 2.0}
 
 
 def test_mixup_blends_with_the_image_before() -> None:

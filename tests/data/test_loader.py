@@ -171,7 +171,7 @@ def test_evaluation_is_in_order_and_plain(split: Split) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_named_in_one_line(in_files: Split, workers: int) -> None:
-    bad = Path(in_files.images[10])
+    bad = Path(in_files.paths[10])
     bad.write_bytes(bad.read_bytes()[:300])
     for batches in (loader(in_files, workers=workers).epoch(0), evaluation(in_files, workers=workers)):
         with pytest.raises(UserError) as caught:
