@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import timing
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
@@ -23,6 +22,7 @@ from dl2pa.data.loader import Batch, Loader
 from dl2pa.device import hardware, resolve_device, resolve_precision
 from dl2pa.errors import told
 from dl2pa.run import load_data, make_trainer
+from dl2pa.timing import Speed, training
 
 ROOT = Path(__file__).parents[1]
 CLASSES, IMAGES = 10, 64  # images of each class
@@ -53,7 +53,7 @@ class Again:
 
 def reading(loader: Loader) -> float:
     """Images a second of the loader alone."""
-    speed = timing.Speed(SECONDS)
+    speed = Speed(SECONDS)
     for epoch in itertools.count():
         for images, _ in loader.epoch(epoch):
             if speed.done(len(images)):
@@ -74,8 +74,8 @@ def main(words: Sequence[str]) -> None:
         step.loader = Again(next(iter(both.loader.epoch(0))), both.loader.steps)
         measures: dict[str, Callable[[], float]] = {
             "loader": lambda: reading(both.loader),
-            "step": lambda: timing.training(step, SECONDS),
-            "together": lambda: timing.training(both, SECONDS),
+            "step": lambda: training(step, SECONDS),
+            "together": lambda: training(both, SECONDS),
         }
         rates: dict[str, list[float]] = {name: [] for name in measures}
         for _ in range(ROUNDS):

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import timing
 from hydra import compose, initialize_config_dir
 
 from dl2pa import config
@@ -23,6 +22,7 @@ from dl2pa.flops import training_flops
 from dl2pa.report.collect import Cell, collect
 from dl2pa.report.published import published
 from dl2pa.run import load_data, make_trainer
+from dl2pa.timing import training
 
 ROOT = Path(__file__).parents[1]
 CELL = ["dataset=cifar10_lt", "imbalance=0.01"]
@@ -41,7 +41,7 @@ class Recipe:
         self.flops = training_flops(self.trainer.model, (facts.channels, facts.size, facts.size), self.device)
 
     def images_per_second(self) -> float:
-        return timing.training(self.trainer, SECONDS)
+        return training(self.trainer, SECONDS)
 
 
 def reaching(goal: float) -> list[Cell]:

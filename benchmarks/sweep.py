@@ -1,8 +1,9 @@
-"""Runs an hour of local slots against Hydra's own launcher: python benchmarks/sweep.py [runs=6] [epochs=60] [repeats=3]
+"""Runs an hour of local slots against Hydra's own launcher: python benchmarks/sweep.py [KEY=VALUE...]
 
-The same runs (digits, one thread each) through both, in turn: two slots with a process a run, and one process that
-trains one after the other. Prints the ratio of runs an hour (median, and all repeats), and what a run costs its slot
-beside training: start, imports, reading data, and the time until the next begins.
+Keys: runs=8, epochs=60, repeats=3, slots=1,2,4. The same runs (digits, one thread each) through Hydra's launcher, which
+trains one after the other in its own process, and through k slots with a process a run for each k of ``slots``, all in
+turn. Prints runs an hour, the ratio to Hydra's (median and all repeats), and what a run costs its slot beside training:
+start, imports, reading data, and the time until the next begins.
 """
 
 import subprocess
@@ -46,28 +47,36 @@ def outside(runs_dir: Path, took: float, count: int) -> tuple[float, float]:
     return (took * count - sum(busy)) / len(busy), 1 - sum(busy) / (took * count)
 
 
-def main(runs: int, epochs: int, repeats: int) -> None:
-    ratios, seconds, shares, length = [], [], [], []
+def main(runs: int, epochs: int, repeats: int, slots: Sequence[int]) -> None:
+    lengths: list[float] = []
+    hydra: list[float] = []
+    ours: dict[int, list[float]] = {count: [] for count in slots}
+    beside: dict[int, list[tuple[float, float]]] = {count: [] for count in slots}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
             base = Path(scratch)
-            ours = sweep(base / "ours", runs, epochs, ["hydra.launcher.slots=2"])
-            basic = sweep(base / "basic", runs, epochs, BASIC)
-            per_run, share = outside(base / "ours", ours, 2)
-            ratios.append(basic / ours)
-            seconds.append(per_run)
-            shares.append(share)
-            length += [training(folder) for folder in RunFolder.below(base / "basic")]
-    spread = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
-    print(
-        f"{runs} runs of {median(length):.1f} s on one thread: {median(ratios):.2f} times the runs an hour of Hydra's "
-        f"own launcher ({spread}); {median(seconds):.1f} s of a slot a run outside of training ({median(shares):.0%}); "
-        f"{psutil.cpu_count()} cores"
-    )
+            hydra.append(sweep(base / "hydra", runs, epochs, BASIC))
+            lengths += [training(folder) for folder in RunFolder.below(base / "hydra")]
+            for count in slots:
+                took = sweep(base / str(count), runs, epochs, [f"hydra.launcher.slots={count}"])
+                ours[count].append(took)
+                beside[count].append(outside(base / str(count), took, count))
+    print(f"{runs} runs of {median(lengths):.1f} s on one thread, n = {repeats}, {psutil.cpu_count()} cores\n")
+    print("| | runs an hour | times Hydra's own launcher | s of a slot a run beside training |\n|---|---|---|---|")
+    print(f"| Hydra's own launcher | {3600 * runs / median(hydra):.0f} | | |")
+    for count in slots:
+        ratios = sorted(theirs / took for theirs, took in zip(hydra, ours[count], strict=True))
+        seconds, share = (median(values) for values in zip(*beside[count], strict=True))
+        print(
+            f"| {count} slot{'s' if count > 1 else ''} | {3600 * runs / median(ours[count]):.0f} | "
+            f"{median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)}) | {seconds:.1f} ({share:.0%}) |"
+        )
 
 
 if __name__ == "__main__":
-    given = {"runs": 6, "epochs": 60, "repeats": 3} | {
-        key: int(value) for key, value in (word.split("=", 1) for word in sys.argv[1:])
-    }
-    main(**given)
+    given = {"runs": "8", "epochs": "60", "repeats": "3", "slots": "1,2,4"}
+    given |= dict(word.split("=", 1) for word in sys.argv[1:])
+    main(
+        **{key: int(given[key]) for key in ("runs", "epochs", "repeats")},
+        slots=[int(count) for count in given["slots"].split(",")],
+    )

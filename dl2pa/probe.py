@@ -3,7 +3,6 @@
 import json
 import resource
 import sys
-import time
 from collections.abc import Sequence
 
 import psutil
@@ -13,12 +12,9 @@ from dl2pa import run
 from dl2pa.device import DEFAULT_THREADS, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
+from dl2pa.timing import training
 
 SECONDS = 5.0
-
-
-class _EnoughError(Exception):
-    pass
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,17 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     print("ready", flush=True)
     if sys.stdin.readline() == "":
         return
-    began = time.perf_counter()
-
-    def on_step() -> None:
-        if time.perf_counter() - began > SECONDS:
-            raise _EnoughError
-
-    try:
-        trainer.fit(on_step, lambda loss, last: None)
-    except _EnoughError:
-        float(trainer.meter.total)  # waits for the device
-    speed = trainer.position.images / (time.perf_counter() - began)
+    speed = training(trainer, SECONDS)
     memory, capacity = _memory(device)
     print(json.dumps({"images_per_second": speed, "memory": memory, "capacity": capacity}))
 

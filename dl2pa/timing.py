@@ -1,4 +1,4 @@
-"""Images a second of a trainer, for the benchmarks beside this file."""
+"""Images a second, of a trainer or of anything else that makes batches."""
 
 import time
 
