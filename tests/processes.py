@@ -36,7 +36,7 @@ SECONDS = 300  # after which a child counts as hanging; no test measures time
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["dl2pa.run", "hydra.main", "sklearn.datasets", "torchvision.datasets", "torchmetrics.functional.classification"]
+    ["dl2pa.run", "hydra.main", "sklearn.datasets", "torchvision.datasets", "scipy.optimize"]
 )
 
 

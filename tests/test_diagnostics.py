@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 
 from dl2pa.diagnostics import Moments, closeness, collapse
 
@@ -71,6 +72,10 @@ def test_closeness_is_one_when_similar_classes_are_near_and_null_on_a_simplex() 
     assert closeness(vectors, cosines**3) == pytest.approx(1)  # ranks alone count
     assert closeness(vectors, -cosines) == pytest.approx(-1)
     assert closeness(torch.eye(8), cosines) is None
+    few = (3 * cosines).round()  # most pairs are alike to several others
+    rows, columns = np.triu_indices(8, k=1)
+    expected = spearmanr(cosines.numpy()[rows, columns], few.numpy()[rows, columns]).statistic
+    assert closeness(vectors, few) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_cosines_are_summed_up_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
         "assert trainer.position.images > 0"
     )
     assert "dl2pa.trainer" in found
-    late = {"torchvision", "scipy", "sklearn", "wandb", "matplotlib", "torchmetrics", "pandas", "plotly", "submitit"}
+    late = {"torchvision", "scipy", "sklearn", "wandb", "matplotlib", "pandas", "plotly", "submitit"}
     assert found & late == set()
 
 
