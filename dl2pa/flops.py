@@ -1,5 +1,9 @@
 """What training costs, counted rather than timed."""
 
+import inspect
+from types import MethodType
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +18,9 @@ def training_flops(model: nn.Module, shape: tuple[int, int, int], device: torch.
     was_training = model.training
     model.eval()  # a lone image has no batch statistics
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        mode: Any = counter.mode
+        # Without the decorator that imports torch._dynamo, as in optimizer.py.
+        mode.__torch_dispatch__ = MethodType(inspect.unwrap(type(mode).__torch_dispatch__), mode)
         model(torch.zeros(1, *shape, device=device))
     model.train(was_training)
     return 3 * int(counter.get_total_flops())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from dl2pa import identity, ranks
 from dl2pa.compiled import Compiler, pays
@@ -29,7 +29,8 @@ from dl2pa.folder import Onlooker, RunFolder
 from dl2pa.lease import Lease
 from dl2pa.losses import build_cost
 from dl2pa.mixing import Mixing
-from dl2pa.model import Classifier, build_model
+from dl2pa.model import build_model
+from dl2pa.optimizer import make_optimizer
 from dl2pa.prototypes import build as prototypes
 from dl2pa.prototypes.kinds import KINDS
 from dl2pa.relations import superclass_of, word_similarity
@@ -114,30 +115,6 @@ def make_prototypes(cfg: DictConfig) -> Tensor | None:
         raise UserError(
             f"data_root={cfg.data_root}: cannot keep prototypes in {cache} ({error.strerror or error})"
         ) from error
-
-
-def make_optimizer(cfg: DictConfig, model: Classifier) -> torch.optim.Optimizer:
-    options = cfg.optimizer
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # By name too: Swin's relative position biases are tables.
-            of_weights = parameter.ndim > 1 and "bias" not in name
-            (decayed if options.decay == "all" or of_weights else free).append(parameter)
-    trained: list[dict[str, Any]] = [{"params": decayed}]
-    if free:
-        trained.append({"params": free, "weight_decay": 0.0})
-    if options.name == "adamw":
-        return torch.optim.AdamW(trained, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-    return torch.optim.SGD(
-        trained,
-        lr=options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.nesterov,
-        fused=True,
-    )
 
 
 def make_trainer(

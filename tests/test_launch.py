@@ -65,8 +65,19 @@ def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
         "assert trainer.position.images > 0"
     )
     assert "dl2pa.trainer" in found
-    late = {"torchvision", "scipy", "sklearn", "wandb", "matplotlib", "pandas", "plotly", "submitit"}
+    late = {"torchvision", "scipy", "sklearn", "wandb", "matplotlib", "pandas", "plotly", "submitit", "torch._dynamo"}
     assert found & late == set()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_that_compiles_nothing_needs_no_compiler(optimizer: str, tmp_path: Path) -> None:
+    """torch imports torch._dynamo for optimizers and for the counting of FLOPs; that takes longer than torch itself."""
+    words = ["device=cpu", "max_steps=2", f"optimizer={optimizer}", f"runs_dir={tmp_path}", f"data_root={tmp_path}"]
+    found = modules_after(
+        f"from composing import compose_config\nfrom dl2pa.run import run\nrun(compose_config(*{words}))"
+    )
+    assert "dl2pa.optimizer" in found
+    assert "torch._dynamo" not in found
 
 
 def test_wrong_value_is_refused_before_torch_is_imported(tmp_path: Path) -> None:

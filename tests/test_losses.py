@@ -17,7 +17,7 @@ from dl2pa.losses import Target, build_cost, cross_entropy, dot_regression, inve
 from dl2pa.methods.heads import PrototypeHead
 from dl2pa.mixing import Mixing
 from dl2pa.model import Classifier
-from dl2pa.run import make_optimizer
+from dl2pa.optimizer import make_optimizer
 from dl2pa.schedule import Schedule
 from dl2pa.seeding import Stream, derive
 from dl2pa.trainer import Trainer

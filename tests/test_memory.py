@@ -18,9 +18,7 @@ print(peak("epochs=4", "runs_dir=short"), peak("epochs=40", "runs_dir=long"))
 """
 
 
-@pytest.mark.parametrize(
-    "words", [["method=dl2pa", "assignment.statistic=loss_matrix"], ["method=dnc"]]
-)
+@pytest.mark.parametrize("words", [["method=dl2pa", "assignment.statistic=loss_matrix"], ["method=dnc"]])
 def test_epochs_do_not_add_up_in_memory(words: list[str], tmp_path: Path) -> None:
     """In MB; graphs or batches that were kept would be 1 MB an epoch and more."""
     ended = python("-c", TWO, *words, cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent)})

@@ -9,7 +9,8 @@ from processes import with_few_digits
 
 from dl2pa.folder import RunFolder
 from dl2pa.model import build_model
-from dl2pa.run import make_optimizer, run
+from dl2pa.optimizer import make_optimizer
+from dl2pa.run import run
 
 DIGITS = ["batch_size=40", "epochs=1", "precision=fp32", "device=cpu", "optimizer.weight_decay=0"]
 

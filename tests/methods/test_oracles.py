@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dl2pa.losses import Target, build_cost, reduce
 from dl2pa.model import _HEADS, Classifier
-from dl2pa.run import make_optimizer
+from dl2pa.optimizer import make_optimizer
 
 Array = npt.NDArray[np.float64]
 Parameters = dict[str, Array]
