@@ -57,7 +57,7 @@ def reading(loader: Loader) -> float:
     for epoch in itertools.count():
         for images, _ in loader.epoch(epoch):
             if speed.done(len(images)):
-                return speed.value
+                return speed.value()
     raise AssertionError
 
 

@@ -47,6 +47,11 @@ def in_words(error: BaseException) -> dict[str, Any]:
     return {"message": str(error) or type(error).__name__, "traceback": "".join(trace)}
 
 
+def one_line(error: BaseException) -> str:
+    """What somebody else's error says, to stand within a message of ours."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """For what Hydra does outside its own reporting, composing for --help: the message alone, and exit status 1."""

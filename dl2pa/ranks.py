@@ -273,7 +273,7 @@ class _Team:
                 time.sleep(LISTEN / 10)
 
     def leave(self) -> None:
-        """Listen no longer: a thread that is inside the store when the interpreter ends would abort the process."""
+        """Listen no longer: a thread that is inside the store when the interpreter ends aborts the process."""
         self._over.set()
         self._listener.join(WORDS)
 

@@ -1,6 +1,8 @@
 """Images a second, of a trainer or of anything else that makes batches."""
 
+import contextlib
 import time
+from collections.abc import Callable
 
 from dl2pa.trainer import Trainer
 
@@ -8,23 +10,26 @@ WARMUP = 3  # batches
 
 
 class Speed:
-    """Images a second after WARMUP batches, over ``seconds``."""
+    """Images a second after WARMUP batches, over ``seconds``; ``wait`` waits for a device that works behind."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._batches, self._images, self._began = seconds, 0, 0, 0.0
-        self.value = 0.0
+    def __init__(self, seconds: float, wait: Callable[[], object] = lambda: None) -> None:
+        self._seconds, self._wait, self._batches, self._images, self._began = seconds, wait, 0, 0, 0.0
 
     def done(self, images: int) -> bool:
         """Count a batch; whether it was the last."""
         self._batches += 1
-        if self._batches == WARMUP:
-            self._began = time.perf_counter()
-        elif self._batches > WARMUP:
+        if self._batches > WARMUP:
             self._images += images
-            took = time.perf_counter() - self._began
-            self.value = self._images / took
-            return took > self._seconds
+            return time.perf_counter() - self._began > self._seconds
+        if self._batches == WARMUP:
+            self._wait()
+            self._began = time.perf_counter()
         return False
+
+    def value(self) -> float:
+        """Zero where there were no more batches than WARMUP."""
+        self._wait()
+        return self._images / (time.perf_counter() - self._began)
 
 
 class _DoneError(Exception):
@@ -33,7 +38,7 @@ class _DoneError(Exception):
 
 def training(trainer: Trainer, seconds: float) -> float:
     """Images a second of ``trainer``, which goes on where it was."""
-    speed, at = Speed(seconds), trainer.position
+    speed, at = Speed(seconds, lambda: float(trainer.meter.total)), trainer.position
     before = at.images
 
     def on_step() -> None:
@@ -42,8 +47,6 @@ def training(trainer: Trainer, seconds: float) -> float:
         if speed.done(images):
             raise _DoneError
 
-    try:
+    with contextlib.suppress(_DoneError):
         trainer.fit(on_step, lambda loss, last: None)
-    except _DoneError:
-        float(trainer.meter.total)  # waits for the device
-    return speed.value
+    return speed.value()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -347,6 +348,19 @@ def test_ranks_that_torchrun_starts(tmp_path: Path, program: str) -> None:
     result = RunFolder(only_folder(tmp_path)).result()
     assert result is not None
     assert result["hardware"].startswith("2 x ")
+
+
+def run_and_tell_who_listens(cfg: DictConfig) -> None:
+    run(cfg)
+    print("listening:", [thread.name for thread in threading.enumerate() if "listen" in thread.name])
+
+
+def test_nobody_listens_any_longer_than_the_run(tmp_path: Path) -> None:
+    """At the interpreter's end such a thread would abort the process."""
+    cfg = config(tmp_path, "runtime.ddp=true", "max_steps=1")
+    ended = [child.end() for child in together(partial(run_and_tell_who_listens, cfg), tmp_path)]
+    assert [end.code for end in ended] == [0, 0]
+    assert all("listening: []" in end.said for end in ended)
 
 
 def test_the_places_of_ranks() -> None:

@@ -19,6 +19,8 @@ REPORT = ROOT / "results" / "report"
 TABLES = ("tables.md", "tables.tex", "runs.csv", "cells.csv")
 KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "result.json"}
 LARGEST = 60_000  # bytes a run
+CHOSEN = ("fast_methods",)  # sweeps whose rates are chosen, and those on the same data set, which have the same ones
+FOLLOWING = {"fast_cifar10_lt": "fast_methods", "fast_dimensions": "fast_methods"}
 
 
 def tracked(folder: Path) -> list[Path]:
@@ -58,3 +60,18 @@ def test_the_claims_have_the_kept_runs_numbers() -> None:
         for sweep in claims.PAIRS:
             assert f"<!-- {sweep} -->\n| row |" in text
             assert f"<!-- {sweep} differences -->\n| difference |" in text
+
+
+def test_rates_are_those_that_held_out_images_chose() -> None:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        rows = [row for sweep in CHOSEN for row in rates.rows_of(sweep)]
+        rates.try_rates(rows, lambda runs: None)
+        assert {rates.label(row.words): row.said for row in rows} == {
+            rates.label(row.words): row.chosen for row in rows
+        }
+        assert (rates.CHOICES / "README.md").read_text() == rates.page(rows)
+        chosen = {sweep: {rates.label(row.words): row.said for row in rates.rows_of(sweep)} for sweep in CHOSEN}
+        for sweep, first in FOLLOWING.items():
+            for row in rates.rows_of(sweep):
+                assert row.said == chosen[first][rates.label(row.words)], (sweep, row.words)

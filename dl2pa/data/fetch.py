@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from dl2pa.errors import UserError
+from dl2pa.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ def open_published(request: Request, files: Sequence[tuple[str, str]], construct
         if not request.download:
             raise UserError(_explain(request, files)) from error
     except OSError as error:
-        raise UserError(f"{request.name}: cannot be read ({_one_line(error)})") from error
+        raise UserError(f"{request.name}: cannot be read ({one_line(error)})") from error
     with _lock(request), _patience():
         log.info("%s: downloading to %s", request.name, request.root)
         try:
             return construct(True)
         except DOWNLOAD_ERRORS as error:
             raise UserError(
-                f"{_explain(request, files)} on a machine with network access (tried here: {_one_line(error)})"
+                f"{_explain(request, files)} on a machine with network access (tried here: {one_line(error)})"
             ) from error
 
 
@@ -93,7 +93,7 @@ def _lock(request: Request) -> Iterator[None]:
         log.info("%s: waiting for any other process that downloads to %s", request.name, request.root)
         lock.acquire()
     except (OSError, NotImplementedError) as error:
-        raise UserError(f"data_root={request.root}: cannot write there ({_one_line(error)})") from error
+        raise UserError(f"data_root={request.root}: cannot write there ({one_line(error)})") from error
     try:
         yield
     finally:
@@ -109,7 +109,3 @@ def _patience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -41,7 +41,7 @@ def best(folder: RunFolder, counts: Sequence[int], environment: Callable[[int], 
         total = sum(run.images_per_second for run in found)
         memory, capacity = max(run.memory for run in found), found[0].capacity
         print(f"probe: {count} at a time, {total:.0f} images/s, {memory / 2**30:.1f} GiB a run", flush=True)
-        if total < GAIN * speed:
+        if total <= GAIN * speed:
             break
         chosen, speed = count, total
     return chosen

@@ -259,6 +259,8 @@ def test_slots_that_were_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert tried == [1, 2, 4, 8]
     speeds[8] = 60.0
     assert len(Local(slots="auto").environments(1, first)) == 2 * 8, "16 would fill the memory"
+    speeds.update(dict.fromkeys(speeds, 0.0))
+    assert len(Local(slots="auto").environments(1, first)) == 2, "runs that are over before they can be measured"
     monkeypatch.setattr(sharing, "side_by_side", lambda folder, count, environment: [])
     assert len(Local(slots="auto").environments(1, first)) == 2, "one a GPU: a run that cannot be tried says why itself"
 
