@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dl2pa.errors import UserError
-
 GROUPS = ("head", "medium", "tail")
 
 # First class of "medium" and of "tail" among the classes in descending order of training images. Fixed by number of
@@ -119,13 +117,13 @@ def ece(scores: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
     Mean over images of |accuracy - mean confidence| of the image's bin, 15 bins of equal width on (0,1]. Cosine scores
     at temperature 1 keep every confidence near 1/C: this is then little more than the accuracy. Fit the temperature.
 
-    Raises UserError for scores that are not finite.
+    NaN for scores that are not finite, as after a few steps of a deep network with batch normalisation.
     """
     # On the processor: the sums over bins have no fixed order on a GPU.
     probabilities = torch.softmax(scores.detach().to("cpu", torch.float64) / temperature, dim=1)
     confidence, predicted = probabilities.max(dim=1)
     if not confidence.isfinite().all():
-        raise UserError("the network's scores are not finite after its last step: a lower optimizer.lr usually helps")
+        return math.nan
     bins = (confidence * ECE_BINS).ceil().long() - 1
     surplus = (predicted == labels.cpu()).double() - confidence
     return 100 * float(surplus.new_zeros(ECE_BINS).index_add_(0, bins, surplus).abs().sum()) / len(labels)
