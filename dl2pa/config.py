@@ -18,7 +18,7 @@ from dl2pa.prototypes.kinds import Options
 
 
 class Precision(Enum):
-    """Arithmetic of the forward and backward pass. ``auto`` is bf16 where the hardware computes it natively."""
+    """Arithmetic of the forward and backward pass. ``auto`` is bf16 where the hardware has it and it is faster."""
 
     auto = "auto"
     fp32 = "fp32"

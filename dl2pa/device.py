@@ -58,10 +58,16 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:
-    """``auto`` is bf16 where that is native, else fp32."""
+    """``auto`` is bf16 where that is native and faster, else fp32."""
     if requested != "auto":
         return requested
-    return "bf16" if native_bf16(device) else "fp32"
+    return "bf16" if native_bf16(device) and not _slow_bf16(device) else "fp32"
+
+
+def _slow_bf16(device: torch.device) -> bool:
+    """Whether the device's bf16 is slower than its fp32: an Intel processor's without AMX, where a step takes 1.5 times
+    as long (docs/performance.md). AMD's AVX512 is faster in bf16."""
+    return device.type == "cpu" and _cpuinfo("vendor_id") == "GenuineIntel" and "amx_bf16" not in cpu_flags()
 
 
 def cpu_flags() -> set[str]:

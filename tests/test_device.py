@@ -14,7 +14,9 @@ AVX512 = {*ZEN3, "avx512f", "avx512bw", "avx512vl", "avx512dq"}  # computes bf16
 
 @pytest.fixture
 def processor(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.setattr(device, "cpu_flags", lambda: request.param)
+    """One of AMD's."""
+    facts = {"flags": " ".join(request.param), "vendor_id": "AuthenticAMD"}
+    monkeypatch.setattr(device, "_cpuinfo", lambda field: facts.get(field, ""))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
 
 
@@ -44,6 +46,16 @@ def test_auto_is_bf16_where_the_processor_has_it(precision: str) -> None:
     assert resolve_precision("auto", CPU) == precision
     assert native_bf16(CPU) == (precision == "bf16")
     assert hardware(CPU).endswith(" bf16)") == (precision == "bf16")
+
+
+@pytest.mark.parametrize(("amx", "precision"), [("", "fp32"), (" amx_bf16", "bf16")])
+def test_auto_is_fp32_where_bf16_is_slower(amx: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intel's AVX512, which for results is bf16 hardware all the same."""
+    text = f"vendor_id\t: GenuineIntel\nflags\t\t: avx512f avx512_bf16{amx}\n"
+    monkeypatch.setattr(device.Path, "read_text", lambda self: text)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert resolve_precision("auto", CPU) == precision
+    assert hardware(CPU).endswith(" bf16)")
 
 
 @pytest.mark.parametrize("processor", [{*AVX512, "amx_bf16"}], indirect=True)
