@@ -42,6 +42,7 @@ VARIANTS = {
         ["method=psc", "method.variant=linear"],
         ["method=psc", "loss.smoothing=0.1", "backbone.neck=mlp", "optimizer.lr=0.0001"],
         ["method=goto", "method.variant=soft_columns"],
+        ["method=dl2pa_plus", "assignment.learn=0.25"],
         ["recipe=fast"],
         ["backbone=resnet32", "backbone.neck=linear", "optimizer.lr=0.00001"],
         ["optimizer=adamw", "optimizer.decay=weights", "optimizer.lr=0.001", "optimizer.clip=0.1"],
