@@ -201,8 +201,9 @@ class RunFolder:
         """Where the run stands.
 
         Args:
-            queue: the scheduler's word for the state of every job of the user's that it knows, by job id; None if it
-                was not asked: then a submitted run counts as queued until it starts.
+            queue: the scheduler's word for the state of each job that it was asked for, by job id, "" for one that it
+                does not know; None if it was not asked. A run with another job, submitted since, counts as queued
+                until it starts.
             now: ``lease.file_clock`` of the runs_dir, for who asks for many.
         """
         holder, alive = lease.seen(self.path, now)
@@ -213,7 +214,7 @@ class RunFolder:
         job = self.job()
         died = holder is not None and not holder.released
         if job is not None:
-            found = "PENDING" if queue is None else queue.get(job, "")
+            found = (queue or {}).get(job, "PENDING")
             if found in WAITING:
                 return State.queued
             if found in STARTING and not died:

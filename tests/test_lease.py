@@ -14,6 +14,7 @@ from dl2pa import lease
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder, Lease
+from dl2pa.sweep import executors, slurm
 
 ELSEWHERE = Holder("another-host", 1, 0.0)
 
@@ -138,7 +139,7 @@ def test_the_state_of_a_folder(tmp_path: Path) -> None:
     with folder.claimed():
         assert folder.state({}) is State.running, "what it does itself counts more than the scheduler's word"
     assert folder.state({"12_3": "RUNNING"}) is State.running  # queued again, and about to take the folder over
-    assert folder.state({}) is State.lost  # stopped in good order, but nobody will go on with it
+    assert folder.state({"12_3": ""}) is State.lost  # stopped in good order, but nobody will go on with it
     folder.write_error(ValueError("broken"))
     assert folder.state({"12_3": "FAILED"}) is State.failed
     folder.write_error(None)
@@ -191,3 +192,20 @@ def test_an_unreadable_lease_counts_as_one_elsewhere(tmp_path: Path) -> None:
     assert lease.alive(tmp_path)
     os.utime(tmp_path / "lease.1", (time.time() - lease.MISSED - 1,) * 2)
     assert not lease.alive(tmp_path)
+
+
+def test_a_run_submitted_while_the_scheduler_is_asked_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = RunFolder(tmp_path / "old"), RunFolder(tmp_path / "new")
+    for folder in (old, new):
+        folder.path.mkdir()
+    old.write_job("1")
+
+    def queue() -> dict[str, str]:
+        new.write_job("2")
+        return {"3": "RUNNING"}
+
+    monkeypatch.setattr(slurm, "queue", queue)
+    answer = executors.queue_of([old, new])
+    assert [folder.state(answer) for folder in (old, new)] == [State.lost, State.queued]

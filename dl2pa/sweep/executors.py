@@ -19,12 +19,15 @@ WATCHED = 2.0  # seconds between two looks at runs that others work on
 
 
 def queue_of(folders: Sequence[RunFolder]) -> dict[str, str] | None:
-    """The scheduler's word on the jobs of ``folders``, by id; None where none of them was ever submitted."""
-    if all(folder.job() is None for folder in folders):
+    """The scheduler's word on the jobs of ``folders``, by id, "" for one that it does not know; None where none of the
+    runs was ever submitted."""
+    jobs = [job for folder in folders if (job := folder.job()) is not None]  # before SLURM is asked: some may be new
+    if not jobs:
         return None
     from dl2pa.sweep import slurm
 
-    return slurm.queue()
+    states = slurm.queue()
+    return {job: states.get(job, "") for job in jobs}
 
 
 def work_off(
