@@ -76,6 +76,7 @@ class Lease:
         while True:
             number, holder = last(folder)
             if holder is not None and _living(folder, number, holder):
+                holder = last(folder)[1] or holder  # the first look may have come before its name was written
                 raise UserError(
                     f"{folder}: another process is working on this run (pid {holder.pid} on {holder.host_name})"
                 )

@@ -125,6 +125,21 @@ def test_a_process_that_was_frozen_looks_before_it_writes(tmp_path: Path, monkey
         mine.check()
 
 
+def test_a_holder_whose_name_is_just_being_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lease.1"
+    path.touch()
+    looked = lease._beaten
+
+    def beaten(folder: Path, number: int) -> float:
+        seen = looked(folder, number)
+        path.write_text(json.dumps(vars(Holder.this_process())))
+        return seen
+
+    monkeypatch.setattr(lease, "_beaten", beaten)
+    with pytest.raises(UserError, match=rf"pid {os.getpid()} on "):
+        Lease.acquire(tmp_path)
+
+
 def test_the_state_of_a_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.state() is State.planned
