@@ -18,28 +18,25 @@ from dl2pa.errors import UserError, told
 from dl2pa.report.draw import draw, styles
 from dl2pa.report.figures import Figure, Series
 from dl2pa.sweep.launch import launch
-from dl2pa.sweep.plan import planned
+from dl2pa.sweep.plan import Run, planned
 
 SWEEP = "fast_methods"
+DOCS = rates.ROOT / "docs"
 PAPER = (1.0e15, 76.9)  # FLOP of its recipe, and the best published top-1
 Result = dict[str, Any]
 
 
-def trained(rows: Sequence[rates.Row], share: float, runs_dir: str, slots: int, more: Sequence[str]) -> list[Result]:
-    """The results of ``rows`` with a share of the sweep's epochs, in their order.
-
-    Raises:
-        UserError: some runs did not finish.
-    """
+def of_length(rows: Sequence[rates.Row], share: float, runs_dir: str, more: Sequence[str] = ()) -> list[Run]:
+    """The runs of ``rows`` with a share of the sweep's epochs, in their order."""
     place = f"runs_dir={rates.ROOT / 'results' / runs_dir}"
-    runs = planned(
+    return planned(
         [*row.words, f"optimizer.lr={row.said}", f"epochs={round(share * row.epochs)}", place, *more] for row in rows
     )
-    launch(runs, None, "local", {"slots": slots}, wait=True)
-    results = [result for run in runs if (result := run.folder.result()) is not None]
-    if len(results) < len(runs):
-        raise UserError(f"{len(runs) - len(results)} of {len(runs)} runs did not finish")
-    return results
+
+
+def results(runs: Sequence[Run]) -> list[Result]:
+    """Of those that have finished."""
+    return [result for run in runs if (result := run.folder.result()) is not None]
 
 
 def draw_curve(names: Sequence[str], lengths: Sequence[Sequence[Result]], folder: Path) -> None:
@@ -84,19 +81,30 @@ def table(rows: Sequence[rates.Row], names: Sequence[str], done: Sequence[Result
     return "\n".join([*lines, ""])
 
 
+def write(rows: Sequence[rates.Row]) -> None:
+    """The page and the curve, of the lengths that all rows have finished.
+
+    Raises:
+        UserError: the sweep itself has not.
+    """
+    names = [rates.label(row.words) for row in rows]
+    quarter = rates.choosing((row, row.said) for row in rows)
+    lengths = [results(runs) for runs in (quarter, of_length(rows, 0.5, "shorter"), of_length(rows, 1, "runs"))]
+    if len(lengths[-1]) < len(rows):
+        raise UserError(f"{len(rows) - len(lengths[-1])} of {len(rows)} runs did not finish")
+    draw_curve(names, [length for length in lengths if len(length) == len(rows)], DOCS)
+    (DOCS / "methods.md").write_text(table(rows, names, lengths[-1]))
+
+
 def main(arguments: Sequence[str]) -> None:
     words = dict(argument.split("=", 1) for argument in arguments)
     slots = int(words.pop("slots", "2"))
     more = [f"{key}={value}" for key, value in words.items()]
     rows = rates.rows_of(SWEEP)
-    names = [rates.label(row.words) for row in rows]
-    whole = trained(rows, 1, "runs", slots, more)
-    half = trained(rows, 0.5, "shorter", slots, more)
-    quarter = [run.folder.result() for run in rates.choosing((row, row.said) for row in rows)]
-    docs = rates.ROOT / "docs"
-    draw_curve(names, [[result for result in quarter if result is not None], half, whole], docs)
-    (docs / "methods.md").write_text(table(rows, names, whole))
-    print((docs / "methods.md").read_text())
+    for share, runs_dir in ((1, "runs"), (0.5, "shorter")):
+        launch(of_length(rows, share, runs_dir, more), None, "local", {"slots": slots}, wait=True)
+        write(rows)
+    print((DOCS / "methods.md").read_text())
 
 
 if __name__ == "__main__":
