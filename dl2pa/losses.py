@@ -30,9 +30,21 @@ class Target(NamedTuple):
 
     def share(self, num_classes: int, mixed: bool = True) -> Tensor:
         """[B, C], rows summing to one; with ``mixed`` false everything counts for the first label."""
-        share = membership(self.labels, num_classes)
+        return self._share(torch.arange(num_classes, device=self.labels.device), mixed)
+
+    def share_of_present(self, num_classes: int, mixed: bool = True) -> tuple[Tensor, Tensor | None]:
+        """The columns [B, n] of ``share`` for all labels [n] of the batch, and those, where they are fewer than C; a
+        label that stands again has a column of zeros there. Else ``share`` and None."""
+        labels = self.labels if self.other is None else torch.cat([self.labels, self.other])
+        if len(labels) >= num_classes:
+            return self.share(num_classes, mixed), None
+        again = (labels.unsqueeze(1) == labels).tril(-1).any(dim=1)
+        return self._share(labels, mixed).masked_fill(again, 0), labels
+
+    def _share(self, classes: Tensor, mixed: bool) -> Tensor:
+        share = (self.labels.unsqueeze(1) == classes).float()
         if mixed and self.other is not None and self.lam is not None:
-            share = self.lam * share + (1 - self.lam) * membership(self.other, num_classes)
+            share = self.lam * share + (1 - self.lam) * (self.other.unsqueeze(1) == classes).float()
         return share
 
     def rows(self, rows: slice) -> "Target":

@@ -183,7 +183,7 @@ class Trainer:
 
     @torch.no_grad()
     def _observe(self, features: Tensor, cost: Tensor, target: Target) -> None:
-        self.moments.observe(features, cost, target.share(self.num_classes))
+        self.moments.observe(features, cost, *target.share_of_present(self.num_classes))
         self.model.head.observe(features, cost, target)
         loss, images = reduce(cost, target, self.reduction), len(target.labels)
         self.meter.update(loss / images if self.reduction == "sum" else loss, images)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dl2pa.assignment.matching import match
 from dl2pa.assignment.rotation import rotate_and_match
-from dl2pa.assignment.statistics import Directions, Scores, Statistic, columns
+from dl2pa.assignment.statistics import Directions, Scores, Statistic
 
 
 @dataclass(frozen=True)
@@ -94,20 +94,17 @@ class Assigner(nn.Module):
         features: Tensor,
         cost: Tensor,
         share: Tensor,
+        classes: Tensor | None = None,
         weights: Tensor | None = None,
-        labels: Tensor | None = None,
     ) -> None:
         """Take in one training batch (see Statistic.observe).
 
-        ``weights`` [C] say by how much the cost of an image of each class counts in the loss; None is one. ``labels``
-        [n] are all labels of the batch where that is known: no other class's column of ``share`` is read then.
+        ``weights`` [C] say by how much the cost of an image of each class counts in the loss; None is one.
         """
         if self.statistic is None:
             return
-        classes = labels if labels is not None and len(labels) < share.shape[1] else None
-        if classes is not None:
-            share = columns(share, classes)
-            weights = None if weights is None else weights[classes]
+        if weights is not None and classes is not None:
+            weights = weights[classes]
         if weights is not None and self.statistic.weighted:
             share = share * weights
         self.statistic.observe(features, cost, share, classes)

@@ -3,9 +3,9 @@
 A statistic sees every batch once, without gradients, and answers with a score matrix. ``share`` [B, C] says how much of
 image b counts for class c: one for its label, or with mixup lambda and 1 - lambda for its two labels; each column times
 the class's weight where the loss has class weights, which directions do not feel. Where a batch holds few of the
-classes, ``share`` [B, n] has columns for ``classes`` [n] alone: at C=1000, B=128 that makes a step's products 8 times
-cheaper. A class that stands twice in ``classes`` has its share in one column and zeros in the other, so that adding up
-the columns' rows by class is exact in any order, on a GPU too.
+classes, ``share`` [B, n] has columns for ``classes`` [n] alone (``Target.share_of_present``): at C=1000, B=128 that
+makes a step's products 8 times cheaper. A class that stands twice in ``classes`` has its share in one column and zeros
+in the other, so that adding up the columns' rows by class is exact in any order, on a GPU too.
 """
 
 from abc import ABC, abstractmethod
@@ -61,12 +61,6 @@ class Scores(Statistic):
     @abstractmethod
     def _pairs(self, prototypes: Tensor, assignment: Tensor) -> Pairs:
         """The score, without a second matrix [C, C]."""
-
-
-def columns(share: Tensor, labels: Tensor) -> Tensor:
-    """[B, n]: the columns of share [B, C] for labels [n]; zero where a label stands again."""
-    again = (labels.unsqueeze(1) == labels).tril(-1).any(dim=1)
-    return share[:, labels].masked_fill(again, 0)
 
 
 def _rows(table: Tensor, classes: Tensor | None) -> Tensor:

@@ -68,9 +68,8 @@ class PrototypeHead(Head):
     def observe(self, features: Tensor, cost: Tensor, target: Target) -> None:
         if not self.normalise:
             features = F.normalize(features, dim=1)  # the statistics are of directions
-        share = target.share(len(self.prototypes), self.mixed).to(features.dtype)
-        labels = target.labels if target.other is None else torch.cat([target.labels, target.other])
-        self.assigner.observe(features, cost, share, target.weights, labels)
+        share, classes = target.share_of_present(len(self.prototypes), self.mixed)
+        self.assigner.observe(features, cost, share.to(features.dtype), classes, target.weights)
 
     def end_step(self, epoch: int, last: bool = False) -> None:
         if self.assigner.timetable.after_step(epoch) and not last:

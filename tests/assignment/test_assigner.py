@@ -309,7 +309,7 @@ def test_class_weights_count_in_the_loss_matrix() -> None:
     weights = torch.tensor([9.0, 1, 1, 1, 1, 1])
     made = Assigner(torch.arange(6), Timetable(10), LossMatrix(6, 3))
     features, cost = units(60, 6, 3), torch.rand(6, 6, generator=torch.Generator().manual_seed(61))
-    made.observe(features, cost, torch.eye(6), weights)
+    made.observe(features, cost, torch.eye(6), weights=weights)
     assert isinstance(made.statistic, LossMatrix)
     torch.testing.assert_close(made.statistic.costs, cost * weights.unsqueeze(1))
 
@@ -321,6 +321,6 @@ def test_class_weights_do_not_count_in_directions() -> None:
     for features, weight in ((many, 0.1), (few, 5.0)):
         share = torch.tensor([[1.0, 0.0]]).repeat(len(features), 1)
         cost = torch.zeros(len(features), 2)
-        made.observe(features, cost, share, torch.tensor([weight, 1.0]))
+        made.observe(features, cost, share, weights=torch.tensor([weight, 1.0]))
     assert isinstance(made.statistic, EpochMean)
     torch.testing.assert_close(made.statistic.means()[0], F.normalize(torch.tensor([9.0, 1.0]), dim=0))

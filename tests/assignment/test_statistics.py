@@ -18,7 +18,6 @@ from dl2pa.assignment.statistics import (
     Queue,
     Statistic,
     build_statistic,
-    columns,
 )
 from dl2pa.losses import Target, build_cost, reduce
 
@@ -190,7 +189,7 @@ def test_a_loss_matrix_matching_is_the_best_of_all_assignments(num_classes: int,
     assigner = Assigner(torch.tensor(worst), Timetable(2), LossMatrix(num_classes, 3))
     for features, target in batches:
         cost, target, _ = batch_loss(prototypes, assigner.sigma, features, target, loss)
-        assigner.observe(features, cost, target.share(num_classes), target.weights)
+        assigner.observe(features, cost, target.share(num_classes), weights=target.weights)
     report = assigner.end_epoch(prototypes, 0)
 
     assert values[tuple(assigner.sigma.tolist())] == pytest.approx(min(values.values()), rel=1e-5)
@@ -266,25 +265,27 @@ def test_a_batch_of_few_classes_counts_the_same_by_its_own_columns(name: str, mi
         labels = torch.randint(0, 7, (9,), generator=generator)
         target = Target(labels, labels.roll(1), torch.tensor(0.7)) if mixup else Target(labels)
         features, cost = units(20 + seed, 9, 3), torch.rand(9, 30, generator=generator)
-        share, present = target.share(30), torch.cat([labels, labels.roll(1)])
-        whole.observe(features, cost, share)
-        narrow.observe(features, cost, columns(share, present), present)
+        whole.observe(features, cost, target.share(30))
+        share, present = target.share_of_present(30)
+        assert present is not None
+        assert share.shape == (9, 18 if mixup else 9)
+        narrow.observe(features, cost, share, present)
     for key, value in whole.state_dict().items():
         torch.testing.assert_close(narrow.state_dict()[key], value)
     assert any(value.any() for value in whole.state_dict().values())
 
 
-def test_the_assigner_reads_the_columns_of_the_batchs_labels_alone() -> None:
-    """And weighs them as their classes."""
-    share, weights = torch.eye(6)[[4, 4, 1]], torch.arange(1.0, 7)
-    share[:, 0] = 99  # said to be absent
-    seen = {}
-    for labels in (None, torch.tensor([4, 4, 1])):
-        assigner = Assigner(torch.arange(6), Timetable(9), LossMatrix(6, 3))
-        assigner.observe(units(1, 3, 3), torch.ones(3, 6), share, weights, labels)
-        seen[labels is None] = assigner.statistic.counts.tolist()
-    assert seen[False] == [0, 2, 0, 0, 10, 0]
-    assert seen[True] == [297, 2, 0, 0, 10, 0]
+def test_the_assigner_weighs_the_columns_of_a_batch_as_their_classes() -> None:
+    target, weights = Target(torch.tensor([4, 4, 1])), torch.arange(1.0, 7)
+    assigner = Assigner(torch.arange(6), Timetable(9), LossMatrix(6, 3))
+    assigner.observe(units(1, 3, 3), torch.ones(3, 6), *target.share_of_present(6), weights)
+    assert assigner.statistic.counts.tolist() == [0, 2, 0, 0, 10, 0]
+
+
+def test_a_batch_with_a_label_for_every_class_has_a_column_for_each() -> None:
+    share, classes = Target(torch.tensor([2, 0, 2])).share_of_present(3)
+    assert classes is None
+    assert share.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
 
 
 # -- confusion
