@@ -45,6 +45,7 @@ NEEDS: dict[tuple[str, str], list[str]] = {
     ("prototypes", "semantic"): ["dimension=9"],
     ("prototypes", "label_tree"): ["dataset=cifar100", "dimension=20", "backbone=small"],
     ("assignment", "learned_warmup"): ["loss=cross_entropy"],
+    ("assignment", "dl2pa_plus"): ["loss=cross_entropy"],
 }
 # The vectors of ImageNet's names are the user's to bring.
 WORDLESS = {("word2vec", "imagenet"), ("word2vec", "imagenet_lt")}
@@ -225,3 +226,11 @@ def test_parts_cross(data_root: Path, tmp_path: Path) -> None:
             trained_kinds.add(kind)
     assert refused == {"none", "etf", "simplex", "label_tree"}
     assert trained_kinds >= {"exact", "uniform", "file", "separation", "equiangular", "semantic"}
+
+
+def test_another_assignment_takes_the_place_of_all_that_a_preset_says_of_it() -> None:
+    own = compose_config("method=dl2pa_plus").assignment
+    assert own.learn == 0.5
+    for name in ("static", "hungarian", "learned_warmup"):
+        given = compose_config("method=dl2pa_plus", f"assignment={name}").assignment
+        assert given.learn == compose_config(f"assignment={name}").assignment.learn != own.learn
