@@ -14,10 +14,12 @@ def peak(*words):
     run(compose_config("device=cpu", "runtime.threads=1", "data_root=data", *sys.argv[1:], *words))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+peak("epochs=4", "runs_dir=first")  # a second run finds something of the first still there, a third no more than that
 print(peak("epochs=4", "runs_dir=short"), peak("epochs=40", "runs_dir=long"))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["method=dl2pa", "assignment.statistic=loss_matrix"], ["method=dnc"]])
 def test_epochs_do_not_add_up_in_memory(words: list[str], tmp_path: Path) -> None:
     """In MB; graphs or batches that were kept would be 1 MB an epoch and more."""
