@@ -42,9 +42,9 @@ class Target(NamedTuple):
         return self._share(labels, mixed).masked_fill(again, 0), labels
 
     def _share(self, classes: Tensor, mixed: bool) -> Tensor:
-        share = (self.labels.unsqueeze(1) == classes).float()
+        share = _matches(self.labels, classes)
         if mixed and self.other is not None and self.lam is not None:
-            share = self.lam * share + (1 - self.lam) * (self.other.unsqueeze(1) == classes).float()
+            share = self.lam * share + (1 - self.lam) * _matches(self.other, classes)
         return share
 
     def rows(self, rows: slice) -> "Target":
@@ -61,7 +61,11 @@ class Target(NamedTuple):
 
 def membership(labels: Tensor, num_classes: int) -> Tensor:
     """[B, C] float, one where the label is the class. (F.one_hot and bincount read back from the device.)"""
-    return (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)).float()
+    return _matches(labels, torch.arange(num_classes, device=labels.device))
+
+
+def _matches(labels: Tensor, classes: Tensor) -> Tensor:
+    return (labels.unsqueeze(1) == classes).float()
 
 
 def squared_cosine(scores: Tensor) -> Tensor:

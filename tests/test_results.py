@@ -71,7 +71,7 @@ def test_rates_are_those_that_held_out_images_chose() -> None:
             rates.label(row.words): row.chosen for row in rows
         }
         assert (rates.CHOICES / "README.md").read_text() == rates.page(rows)
-        chosen = {sweep: {rates.label(row.words): row.said for row in rates.rows_of(sweep)} for sweep in CHOSEN}
+        chosen = {(row.sweep, rates.label(row.words)): row.said for row in rows}
         for sweep, first in FOLLOWING.items():
             for row in rates.rows_of(sweep):
-                assert row.said == chosen[first][rates.label(row.words)], (sweep, row.words)
+                assert row.said == chosen[first, rates.label(row.words)], (sweep, row.words)

@@ -92,6 +92,7 @@ def _lock(request: Request) -> Iterator[None]:
         request.root.mkdir(parents=True, exist_ok=True)
         log.info("%s: waiting for any other process that downloads to %s", request.name, request.root)
         lock.acquire()
+    # NotImplementedError: what filelock 3 says where the file system has no locks; a later one does with less.
     except (OSError, NotImplementedError) as error:
         raise UserError(f"data_root={request.root}: cannot write there ({one_line(error)})") from error
     try:

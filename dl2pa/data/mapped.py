@@ -85,7 +85,8 @@ def _kept(path: Path, content: dict[str, Any]) -> dict[str, Any]:
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
-    except (OSError, RuntimeError, NotImplementedError) as error:  # torch tells of a full disk by a RuntimeError
+    # RuntimeError: what torch says of a full disk, and filelock 3 (NotImplementedError) where there are no locks.
+    except (OSError, RuntimeError) as error:
         size = content["images"].numel() / 2**20
         log.warning("%s cannot be written (%s): each process takes %.0f MiB for itself", path, one_line(error), size)
         return content

@@ -336,9 +336,10 @@ def test_no_lock_where_the_files_are_there(tmp_path: Path, monkeypatch: pytest.M
     own_checksums(monkeypatch, tmp_path)
     before = set(tmp_path.rglob("*"))
     read("cifar10", tmp_path, 10, download=True)
-    assert [path for path in set(tmp_path.rglob("*")) - before if path.parent != tmp_path / "mapped"] == [
-        tmp_path / "mapped"
-    ]
+    written = {path for path in set(tmp_path.rglob("*")) - before if path.suffix != ".lock"}
+    assert not (tmp_path / ".cifar10.lock").exists()
+    assert written == {tmp_path / "mapped", *(tmp_path / "mapped").glob("cifar10-*.pt")}
+    assert len(written) == 2
 
 
 def test_download_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
