@@ -69,17 +69,17 @@ class Resources:
         return {**given, "job_name": "dl2pa", "stderr_to_stdout": True}
 
 
-def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> list[str]:
+def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> Iterator[str]:
     """Submit the runs of ``folders``, in as few arrays as the cluster allows.
 
     Args:
         logs: where submitit and SLURM write; made if absent, and on a disk that the nodes share.
 
-    Returns:
-        The job of each folder, as squeue -r names it: 12_3.
+    Yields:
+        The job of each folder, as squeue -r names it (12_3), as soon as its array is submitted.
 
     Raises:
-        UserError: SLURM is not here, or refuses.
+        UserError: SLURM is not here, or refuses; the jobs that were yielded are submitted.
     """
     if shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
@@ -102,17 +102,20 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> list[st
 
     size = resources.runs_per_gpu
     tasks = [[str(path) for path in folders[start : start + size]] for start in range(0, len(folders), size)]
-    jobs: list[str] = []
-    with _outside_of_a_job():
-        try:
-            executor = SlurmExecutor(logs / "%j")
-            executor.update_parameters(**resources.for_submitit())
-            most = _max_array_size()
-            for start in range(0, len(tasks), most):
-                jobs += [job.job_id for job in executor.map_array(become_run, tasks[start : start + most])]
-        except (FailedJobError, FailedSubmissionError, ValueError) as error:
-            raise UserError(f"hydra/launcher=slurm: {_last_line(str(error))}") from error
-    return [job for job, task in zip(jobs, tasks, strict=True) for _ in task]
+    most, submitted = _max_array_size(), 0
+    for start in range(0, len(tasks), most):
+        array = tasks[start : start + most]
+        with _outside_of_a_job():
+            try:
+                executor = SlurmExecutor(logs / "%j")
+                executor.update_parameters(**resources.for_submitit())
+                jobs = executor.map_array(become_run, array)
+            except (FailedJobError, FailedSubmissionError, ValueError) as error:
+                so_far = f" ({submitted} of {len(folders)} runs are submitted)" if submitted else ""
+                raise UserError(f"hydra/launcher=slurm: {_last_line(str(error))}{so_far}") from error
+        for job, task in zip(jobs, array, strict=True):
+            yield from [job.job_id] * len(task)
+            submitted += len(task)
 
 
 def become_run(folders: Sequence[str]) -> None:

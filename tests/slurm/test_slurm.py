@@ -277,13 +277,37 @@ def test_what_is_submitted(cluster: Cluster, tmp_path: Path, monkeypatch: pytest
         timeout_min=30, gres="gpu:1", partition="gpu", setup=["echo ready"], additional_parameters={"comment": "a test"}
     )
     folders = [tmp_path / "runs" / "digits" / f"run-{number}" for number in range(3)]
-    jobs = slurm.submit(folders, resources, tmp_path / "logs")
+    jobs = list(slurm.submit(folders, resources, tmp_path / "logs"))
     assert [job.split("_")[1] for job in jobs] == ["0", "1", "2"]
     assert os.environ["SLURM_JOB_ID"] == "7", "put back"
     cluster.ask("scancel", "--me")
     (text,) = {path.read_text() for path in (tmp_path / "logs").rglob("*.sh")}
     text = text.replace(str(tmp_path), "BASE").replace(sys.executable, "PYTHON")
     assert text == Path(__file__).with_name("sbatch.txt").read_text()
+
+
+def test_a_refusal_half_way(cluster: Cluster, tmp_path: Path) -> None:
+    """Of two arrays the second is refused, as by a limit of jobs a user: those of the first are known, and go on."""
+    refusing = tmp_path / "refusing"
+    refusing.mkdir()
+    (refusing / "sbatch").write_text(
+        f"""#!/bin/sh
+[ -e {refusing}/asked ] && {{ echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }}
+touch {refusing}/asked
+exec {shutil.which("sbatch")} "$@"
+"""
+    )
+    (refusing / "sbatch").chmod(0o755)
+    words = ("-m", "seed=range(13)", "epochs=1", *WORDS, *SMALL)
+    path = {"PATH": f"{refusing}{os.pathsep}{os.environ['PATH']}"}
+    ended = dl2pa(cluster, tmp_path, *words, faults=path)
+    assert ended.code == 1
+    assert "QOSMaxSubmitJobPerUserLimit (11 of 13 runs are submitted)" in ended.said
+    jobs = {folder.job() for folder in RunFolder.below(tmp_path / "runs")}
+    assert jobs == {*cluster.states(), None}
+    again = dl2pa(cluster, tmp_path, *words)
+    assert "2 to run, " in again.said, again.said
+    cluster.ask("scancel", "--me")
 
 
 def test_without_an_answer(cluster: Cluster, tmp_path: Path) -> None:
