@@ -54,6 +54,17 @@ def changing(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in NOT_IDENTITY} | {"dataset": dataset}
 
 
+def leaves(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Of a config, nested, what can change a result, by dotted names: {"assignment.every": 1}."""
+    found: dict[str, Any] = {}
+    for name, value in changing(values).items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": leaf for inner, leaf in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
 @cache
 def defaults(schema: type) -> DictConfig:
     """A schema with its defaults, for reading alone. Making it takes 10 ms, and a plan needs it for every run."""

@@ -10,6 +10,7 @@ from typing import Any
 from dl2pa import identity
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
+from dl2pa.report import presets
 from dl2pa.sweep import record
 
 _TUNED = "optimizer.lr"
@@ -72,7 +73,7 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
         result = folder.result()
         group = folder.group() if result is None else result["group"]
         if group not in configs:
-            configs[group] = flat(folder.frozen(), over)
+            configs[group] = _without_seeds(folder.frozen(), over)
         config = configs[group]
         key = tuple(sorted((name, str(value)) for name, value in config.items()))
         if key not in cells:
@@ -99,18 +100,11 @@ def _cell(config: Mapping[str, Any]) -> Cell:
     )
 
 
-def flat(values: Mapping[Any, Any], over: Sequence[str] = ()) -> dict[str, Any]:
-    """Leaves by their dotted names, without what changes no result, the seed, and the keys of ``over``."""
-    found: dict[str, Any] = {}
-    for name, value in identity.changing(values).items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": leaf for inner, leaf in value.items()}
-        else:
-            found[name] = value
-    del found["seed"]
+def _without_seeds(values: Mapping[Any, Any], over: Sequence[str]) -> dict[str, Any]:
+    found = identity.leaves(values)
     if unknown := [name for name in over if name not in found]:
         raise UserError(f"over={','.join(unknown)}: no such key of a run's config")
-    return {name: value for name, value in found.items() if name not in over}
+    return {name: value for name, value in found.items() if name not in ("seed", *over)}
 
 
 def _label(cells: Sequence[Cell]) -> None:
@@ -123,7 +117,7 @@ def _label(cells: Sequence[Cell]) -> None:
         for name in rivals[0].config if len(rivals) > 1 else ():
             by_option: dict[str, set[str]] = defaultdict(set)
             for cell in rivals:
-                by_option[_option(cell, name)].add(str(cell.config.get(name)))
+                by_option[_option(cell, name)].add(_said(cell, name))
             telling[dataset, method] |= {
                 (name, option): None for option, values in by_option.items() if len(values) > 1
             }
@@ -131,7 +125,7 @@ def _label(cells: Sequence[Cell]) -> None:
     def label(cell: Cell, without: str = "") -> str:
         keys = telling[cell.dataset, cell.method]
         names = [name for name, option in keys if option == _option(cell, name) and name != without]
-        return " ".join([cell.method, *(f"{name}={cell.config.get(name)}" for name in names)])
+        return " ".join([cell.method, *(_said(cell, name) for name in names)])
 
     for same in grouped(cells, lambda cell: (cell.dataset, cell.method)).values():
         shorter = _places(same, lambda cell: label(cell, _TUNED))
@@ -153,6 +147,12 @@ def grouped(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> dict[Any, list
 
 
 def _option(cell: Cell, name: str) -> str:
-    """Of a key in a group its option: where assignment.name differs, it says what differs by nature beside it."""
+    """Of a key in a group its option: where that differs, it says what differs by nature beside it."""
     group, _, key = name.partition(".")
-    return "" if key in ("", "name") else str(cell.config.get(f"{group}.name"))
+    return presets.option(cell.config, group) if key not in ("", "name") else ""
+
+
+def _said(cell: Cell, name: str) -> str:
+    """A key and its value, in the words of the command line."""
+    group, _, key = name.partition(".")
+    return f"{group}={presets.option(cell.config, group)}" if key == "name" else f"{name}={cell.config.get(name)}"

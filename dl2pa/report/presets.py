@@ -1,6 +1,7 @@
-"""Which rows are a method as its preset has it."""
+"""Which options of the config groups a run's config comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -8,33 +9,70 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from dl2pa import config
-from dl2pa.report.collect import Cell, flat
+from dl2pa.identity import defaults, leaves
 from dl2pa.sweep.plan import CONF
 
+_SHARED = ("assignment", "loss")  # groups of which several options share a name
 _PARTS = ("method.", "prototypes.", "assignment.", "loss.")
 # Several variants of a softmax stand for the published one; a recipe chooses between mean and sum.
 _FREE = ("method.variant", "prototypes.seed", "assignment.seed", "loss.reduction")
 
 
-def is_preset(cell: Cell) -> bool:
-    """Whether a cell has method, prototypes, assignment and loss of ``method=NAME`` on its data set.
+def is_preset(values: Mapping[str, Any]) -> bool:
+    """Whether a config (by dotted names) has method, prototypes, assignment and loss of ``method=NAME``.
 
     With compat=paper or without: both are meant to be what was published.
     """
-    mine = _parts(cell.config)
-    presets = (_preset(cell.dataset, cell.config["method.name"], compat) for compat in ("none", "paper"))
+    mine = _parts(values)
+    presets = (_preset(values["dataset.name"], values["method.name"], compat) for compat in ("none", "paper"))
     # A key that is younger than the run is not in its config.
     return any(all(preset[name] == value for name, value in mine.items()) for preset in presets)
 
 
+def option(values: Mapping[str, Any], group: str) -> str:
+    """NAME of the option loss=NAME that has the values of a config (by dotted names), or most of them.
+
+    Several options may share their ``name``: loss=balanced_cross_entropy is cross_entropy with other values.
+    """
+    name = str(values.get(f"{group}.name"))
+    options = _options(group) if group in _SHARED else {}
+    alike = {stem: given for stem, given in options.items() if given["name"] == name}
+
+    def differing(stem: str) -> tuple[int, bool]:
+        found = sum(str(values.get(f"{group}.{key}", value)) != value for key, value in alike[stem].items())
+        return found, stem != name
+
+    return min(alike, key=differing, default=name)
+
+
+@cache
+def _options(group: str) -> dict[str, dict[str, str]]:
+    """The values of each option of a group, without those that follow other keys."""
+    schema = defaults(config.Config).get(group)
+    found: dict[str, dict[str, str]] = {}
+    with _composing():
+        for path in sorted((CONF / group).glob("*.yaml")):
+            given = compose(f"{group}/{path.stem}")[group]
+            whole = OmegaConf.to_container(OmegaConf.merge(schema, given), enum_to_str=True)
+            assert isinstance(whole, dict)
+            found[path.stem] = {str(key): text for key, value in whole.items() if "${" not in (text := str(value))}
+    return found
+
+
 @cache
 def _preset(dataset: str, method: str, compat: str) -> dict[str, str]:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with _composing():
         cfg = compose("config", overrides=[f"dataset={dataset}", f"method={method}", f"compat={compat}"])
         values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
-    return _parts(flat(values))
+    return _parts(leaves(values))
+
+
+@contextmanager
+def _composing() -> Iterator[None]:
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -94,7 +94,7 @@ def published_value(cell: Cell) -> published.Cell | None:
         if known.method == cell.method.partition(".")[0]
         and (known.dataset, known.imbalance, known.dimension) == (cell.dataset, cell.imbalance, cell.dimension)
     ]
-    if not same or not presets.is_preset(cell):
+    if not same or not presets.is_preset(cell.config):
         return None
     return next((known for known in same if known.backbone == cell.backbone), same[0])
 

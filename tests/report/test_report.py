@@ -141,10 +141,26 @@ def test_rows_say_by_what_they_differ(tmp_path: Path) -> None:
     write(tmp_path, "dataset=digits", "assignment.every=1", top1=90.0)
     write(tmp_path, "dataset=digits", "assignment.every=5", top1=91.0)
     write(tmp_path, "dataset=digits", "assignment=static", top1=89.0)
+    write(tmp_path, "dataset=digits", "assignment=tsc", top1=89.0)
     assert {cell.label for cell in collect([tmp_path])} == {
-        "dl2pa assignment.name=hungarian assignment.every=1",
-        "dl2pa assignment.name=hungarian assignment.every=5",
-        "dl2pa assignment.name=static",
+        "dl2pa assignment=hungarian assignment.every=1",
+        "dl2pa assignment=hungarian assignment.every=5",
+        "dl2pa assignment=static",
+        "dl2pa assignment=tsc",
+    }
+
+
+def test_rows_say_the_option_and_not_the_name_that_it_shares(tmp_path: Path) -> None:
+    for words in (
+        ["loss=cross_entropy"],
+        ["loss=balanced_cross_entropy"],
+        ["loss=balanced_cross_entropy", "loss.temperature=0.3"],
+    ):
+        write(tmp_path, "dataset=digits_lt", "imbalance=0.1", *words, top1=90.0)
+    assert {cell.label for cell in collect([tmp_path])} == {
+        "dl2pa loss=cross_entropy",
+        "dl2pa loss=balanced_cross_entropy loss.temperature=0.1",
+        "dl2pa loss=balanced_cross_entropy loss.temperature=0.3",
     }
 
 
@@ -152,7 +168,7 @@ def test_a_chosen_rate_names_a_row_only_where_nothing_else_does(tmp_path: Path) 
     for words in (["loss=cross_entropy", "optimizer.lr=0.1"], ["optimizer.lr=0.4"]):
         write(tmp_path / "chosen", "dataset=digits", *words, top1=90.0)
     labels = {cell.label for cell in collect([tmp_path / "chosen"])}
-    assert labels == {"dl2pa loss.name=cross_entropy", "dl2pa loss.name=squared_cosine"}
+    assert labels == {"dl2pa loss=cross_entropy", "dl2pa loss=squared_cosine"}
     for rate in ("0.1", "0.4"):
         write(tmp_path / "rates", "dataset=digits", f"optimizer.lr={rate}", top1=90.0)
     assert {cell.label for cell in collect([tmp_path / "rates"])} == {
