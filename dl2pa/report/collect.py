@@ -56,6 +56,8 @@ class Cell:
 def collect(directories: Iterable[str | Path], sweep: str | None = None, over: Sequence[str] = ()) -> list[Cell]:
     """The cells of all runs in some runs_dirs or run folders, labelled, in the order of their names.
 
+    A run that lies in several of them, as in a copy of a runs_dir, counts once: the first that is finished.
+
     Args:
         sweep: only the runs of this sweep.
         over: keys (prototypes.seed) that are averaged over like the seed.
@@ -65,11 +67,12 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
     """
     cells: dict[tuple[Any, ...], Cell] = {}
     configs: dict[str, dict[str, Any]] = {}  # one a group: reading one takes 3 ms
-    seen: set[Path] = set()
+    runs: dict[str, RunFolder] = {}
     for folder in (folder for directory in directories for folder in record.folders_of(directory, sweep)):
-        if folder.path in seen:
-            continue
-        seen.add(folder.path)
+        kept = runs.setdefault(folder.run_id, folder)
+        if kept is not folder and kept.result() is None:
+            runs[folder.run_id] = folder
+    for folder in runs.values():
         result = folder.result()
         group = folder.group() if result is None else result["group"]
         if group not in configs:

@@ -12,7 +12,7 @@ from dl2pa import config
 from dl2pa.identity import defaults, leaves
 from dl2pa.sweep.plan import CONF
 
-_SHARED = ("assignment", "loss")  # groups of which several options share a name
+_SHARED = ("assignment", "loss", "optimizer", "schedule")  # groups of which several options share a name
 _PARTS = ("method.", "prototypes.", "assignment.", "loss.")
 # Several variants of a softmax stand for the published one; a recipe chooses between mean and sum.
 _FREE = ("method.variant", "prototypes.seed", "assignment.seed", "loss.reduction")

@@ -92,7 +92,8 @@ def published_value(cell: Cell) -> published.Cell | None:
         known
         for known in _published()
         if known.method == cell.method.partition(".")[0]
-        and (known.dataset, known.imbalance, known.dimension) == (cell.dataset, cell.imbalance, cell.dimension)
+        and (known.dataset, known.imbalance) == (cell.dataset, cell.imbalance)
+        and (known.dimension == cell.dimension or (known.dimension is None and cell.config["backbone.neck"] == "none"))
     ]
     if not same or not presets.is_preset(cell.config):
         return None

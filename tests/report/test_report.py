@@ -117,6 +117,13 @@ def test_what_is_published_stands_beside_and_doubt_is_marked(tmp_path: Path) -> 
     assert tables.text(table, "psc.cos_unscaled", column) == "30.00 ± 0.00 (3) | 25.67? +4.33"
 
 
+def test_published_without_a_dimension_is_of_the_width_of_the_backbone(tmp_path: Path) -> None:
+    write(tmp_path, "dataset=imagenet", "method=dnc", top1=76.0)
+    write(tmp_path, "dataset=imagenet", "method=dnc", "dimension=100", "backbone.neck=linear", top1=70.0)
+    (table,) = tables.tables(collect([tmp_path]))
+    assert [tables.text(table, "dnc", column) for column in table.columns] == ["70.00 (1)", "76.00 (1) | 76.49 -0.49"]
+
+
 def test_published_numbers_belong_to_presets_alone(tmp_path: Path) -> None:
     """Of another backbone they are marked; beside a row with another loss or assignment they would mislead."""
     common = ("dataset=cifar10_lt", "recipe=fast", "dimension=64", "backbone.neck=linear")
@@ -126,6 +133,16 @@ def test_published_numbers_belong_to_presets_alone(tmp_path: Path) -> None:
     (table,) = tables.tables(collect([tmp_path]))
     shown = {row: tables.text(table, row, table.columns[0]) for row in table.rows}
     assert sorted(shown.values()) == ["70.00 (1)", "70.00 (1)", "77.90 (1) | 76.9† +1.00"]
+
+
+def test_a_run_counts_once_wherever_its_copies_lie(tmp_path: Path) -> None:
+    """Were a copy another run, a single seed would have a deviation of 0."""
+    write(tmp_path / "runs", "dataset=digits", "seed=0", top1=90.0)
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy")
+    write(tmp_path / "runs", "dataset=digits", "seed=1", top1=0.0, finished=False)
+    write(tmp_path / "copy", "dataset=digits", "seed=1", top1=91.0)
+    (one,) = collect([tmp_path / "runs", tmp_path / "copy"])
+    assert (sorted(one.values("top1")), one.missing) == ([90.0, 91.0], 0)
 
 
 def test_a_single_run_has_no_deviation_and_mixed_cells_are_marked(tmp_path: Path) -> None:
