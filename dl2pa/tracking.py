@@ -148,11 +148,11 @@ def sync(folder: RunFolder, words: Sequence[str]) -> str:
             was, of what its config says.
 
     Raises:
-        UserError: another process works on the run, or W&B refuses.
+        UserError: another process mirrors the run, or W&B refuses.
     """
     # A process for each run: W&B reads its environment once, and standard input at its end keeps it from prompting.
-    with folder.claimed():
-        done = subprocess.run(_command(folder, words), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # The run's lease stays as it is: it tells a lost run from others, and one that begins meanwhile may have it.
+    done = subprocess.run(_command(folder, words), stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"{folder.path}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
     return _last_line(done.stdout)
