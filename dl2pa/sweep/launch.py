@@ -60,5 +60,7 @@ def _outcome(folder: RunFolder, queue: Mapping[str, str] | None) -> tuple[float 
     result = folder.result()
     if result is not None:
         return objective(result), None
+    if folder.state(queue) is State.planned:
+        return None, UserError(f"{folder.path}: stopped, or deleted, before it finished; the same command goes on")
     verdict = executors.verdict(folder, queue)
     return None, None if verdict is None else UserError(verdict)

@@ -170,18 +170,19 @@ class _Pool:
                 continue
             self._waiting.remove(folder)
             self._looks.pop(folder.run_id, None)
-            if folder.state() is not State.finished:  # by another process meanwhile
+            if folder.path.exists() and folder.state() is not State.finished:  # or deleted, or finished elsewhere
                 return folder
         return None
 
     def looks(self) -> list[Look]:
         """Looks anew at what runs; what has ended, or not begun, does not change."""
         active = {slot.folder.run_id for slot in self._slots if slot.folder is not None}
-        for folder in self._shown:
+        shown = [folder for folder in self._shown if folder.path.exists()]
+        for folder in shown:
             known = self._looks.get(folder.run_id)
             if known is None or known.state is State.running or folder.run_id in active:
                 self._looks[folder.run_id] = look(folder, {})
-        return [self._looks[folder.run_id] for folder in self._shown]
+        return [self._looks[folder.run_id] for folder in shown]
 
     def stop(self) -> None:
         """Ask every run to save and end, and wait for it."""

@@ -26,7 +26,8 @@ class Record:
     pool: Holder | None = None
 
     def folders(self, runs_dir: Path) -> list[RunFolder]:
-        return [RunFolder(runs_dir / run) for run in self.runs]
+        """Those that have not been deleted since."""
+        return [RunFolder(runs_dir / run) for run in self.runs if (runs_dir / run).exists()]
 
 
 def name_of(folders: Sequence[RunFolder]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,25 @@ def test_a_run_that_another_process_takes_after_ours_has_died_is_waited_for(tmp_
         assert mine.state() is State.finished
         ended.result()
     assert busy.state() is State.failed
+
+
+def test_a_run_that_is_stopped_alone_and_one_whose_folder_is_deleted(tmp_path: Path) -> None:
+    """The others go on; the command says which did not finish, and fails."""
+    slow = environment(tmp_path / "faults", {"-s0-": "import time; time.sleep(.05)"})
+    words = (*WORDS[:2], "hydra.launcher.slots=1", "seed=0,1,2", "epochs=2", "prototypes=simplex", "dimension=9")
+    process = start(tmp_path, *words, env=slow)
+    wait_for(lambda: at_work(tmp_path, 0))
+    runs = folders(tmp_path)
+    shutil.rmtree(runs[2].path)
+    assert verb(tmp_path, "cancel", str(runs[0].path)).code == 0
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1, said
+    assert runs[0].state() is State.planned
+    assert runs[1].state() is State.finished
+    for seed in (0, 2):
+        assert f"{runs[seed].run_id}: stopped, or deleted, before it finished" in said, said
+    (name,) = (path.stem for path in (tmp_path / "runs" / ".sweeps").glob("*.json"))
+    assert "2 runs: 1 planned, 1 finished" in verb(tmp_path, "status", "runs", f"sweep={name}").said
 
 
 def test_an_error_before_the_run_has_its_folder(tmp_path: Path) -> None:
