@@ -385,6 +385,7 @@ class _Run:
             "dimension": cfg.dimension,
             "seed": cfg.seed,
             "epochs": cfg.epochs,
+            "max_steps": cfg.max_steps,
             "num_train": len(self.data.train),
             "num_test": len(self.data.test),
             **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "means_top1", "loss")},

@@ -23,7 +23,7 @@ class Speeds:
     def of(cls, results: Iterable[dict[str, Any]]) -> "Speeds":
         made = cls()
         for result in results:
-            if result["epochs"] > 0 and result.get("seconds"):
+            if result["epochs"] > 0 and result.get("seconds") and not result.get("max_steps"):
                 made.hardware.add(f"{result['hardware']}, {result['threads']} threads")
                 for key in _keys(result["dataset"], result["backbone"], result.get("width"), result["imbalance"]):
                     made.epoch[key].append(result["seconds"] / result["epochs"])
