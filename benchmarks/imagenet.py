@@ -9,7 +9,7 @@ import itertools
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,11 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from dl2pa import config
-from dl2pa.data.loader import Batch, Loader
+from dl2pa.data.loader import Loader
 from dl2pa.device import hardware, resolve_device, resolve_precision
 from dl2pa.errors import told
 from dl2pa.run import load_data, make_trainer
-from dl2pa.timing import Speed, training
+from dl2pa.timing import Again, Speed, training
 
 ROOT = Path(__file__).parents[1]
 CLASSES, IMAGES = 10, 64  # images of each class
@@ -39,16 +39,6 @@ def write_images(folder: Path) -> None:
                 coarse = Image.fromarray(random.integers(0, 256, (94, 125, 3), dtype=np.uint8))
                 image = coarse.resize((500, 375), Image.Resampling.BICUBIC)
                 image.save(folder / split / f"class{label}" / f"{number}.jpg", quality=90)
-
-
-class Again:
-    """A loader that gives one batch again and again, which costs nothing."""
-
-    def __init__(self, batch: Batch, steps: int) -> None:
-        self.steps, self._batch = steps, batch
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return (self._batch for _ in range(self.steps - start))
 
 
 def reading(loader: Loader) -> float:
@@ -71,7 +61,7 @@ def main(words: Sequence[str]) -> None:
         data = load_data(cfg)
         both = make_trainer(cfg, data, device, precision)
         step = make_trainer(cfg, data, device, precision)
-        step.loader = Again(next(iter(both.loader.epoch(0))), both.loader.steps)
+        step.loader = Again([next(iter(both.loader.epoch(0)))], both.loader.steps)
         measures: dict[str, Callable[[], float]] = {
             "loader": lambda: reading(both.loader),
             "step": lambda: training(step, SECONDS),

@@ -1,5 +1,6 @@
 """python -m dl2pa probe FOLDER: a few seconds of a run's training, measured (sweep/sharing.py)."""
 
+import contextlib
 import json
 import resource
 import sys
@@ -12,7 +13,7 @@ from dl2pa import run
 from dl2pa.device import DEFAULT_THREADS, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
-from dl2pa.timing import training
+from dl2pa.timing import Again, training
 
 SECONDS = 5.0
 
@@ -27,27 +28,32 @@ def main(arguments: Sequence[str]) -> None:
     """
     if len(arguments) != 1:
         raise UserError("usage: python -m dl2pa probe FOLDER")
-    cfg = RunFolder.existing(arguments[0]).config()
-    device = resolve_device(cfg.device)
-    torch.set_num_threads(cfg.runtime.threads or DEFAULT_THREADS)
-    precision = resolve_precision(cfg.precision.value, device)
-    trainer = run.make_trainer(cfg, run.load_data(cfg), device, precision)
-    training(trainer, 0)  # what compiles does so before, and not beside the others
-    print("ready", flush=True)
-    if sys.stdin.readline() == "":
-        return
-    speed = training(trainer, SECONDS)
-    memory, capacity = _memory(device)
-    print(json.dumps({"images_per_second": speed, "memory": memory, "capacity": capacity}))
+    answers = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # what a run says, of its compiler for one
+        cfg = RunFolder.existing(arguments[0]).config()
+        device = resolve_device(cfg.device)
+        torch.set_num_threads(cfg.runtime.threads or DEFAULT_THREADS)
+        precision = resolve_precision(cfg.precision.value, device)
+        trainer = run.make_trainer(cfg, run.load_data(cfg), device, precision)
+        # Both sizes of batches: what compiles does so before, and not beside the others.
+        loader = trainer.loader
+        ends = [next(iter(loader.epoch(0, step))) for step in (0, loader.steps - 1)]
+        trainer.loader = Again(ends, loader.steps)
+        training(trainer, 0)
+        trainer.loader = loader
+        print("ready", file=answers, flush=True)
+        if sys.stdin.readline() == "":
+            return
+        speed = training(trainer, SECONDS)
+        print(json.dumps({"images_per_second": speed, **_memory(device)}), file=answers)
 
 
-def _memory(device: torch.device) -> tuple[int, int]:
-    """Bytes that this process took at most, and that there were for it and others: of the GPU (which probes have to
-    themselves: what is taken is theirs), or of the machine."""
+def _memory(device: torch.device) -> dict[str, int]:
+    """Bytes taken and free: of a GPU those that all of its probes take, of the machine those of this one at most."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return total - free, total
+        return {"taken_by_all": total - free, "free": free}
     # Linux counts in KiB; what is mapped from files (images, libraries) lies there once for all.
     shared = getattr(psutil.Process().memory_info(), "shared", 0)
     taken = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - shared
-    return taken, psutil.virtual_memory().available + taken
+    return {"taken": taken, "free": psutil.virtual_memory().available}

@@ -1,9 +1,11 @@
 """Images a second, of a trainer or of anything else that makes batches."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+from dl2pa.data.loader import Batch
 from dl2pa.trainer import Trainer
 
 WARMUP = 3  # batches
@@ -30,6 +32,16 @@ class Speed:
         """Zero where there were no more batches than WARMUP."""
         self._wait()
         return self._images / (time.perf_counter() - self._began)
+
+
+class Again:
+    """A loader that gives the same few batches again and again, which costs nothing."""
+
+    def __init__(self, batches: Sequence[Batch], steps: int) -> None:
+        self.steps, self._batches = steps, batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return itertools.islice(itertools.cycle(self._batches), self.steps - start)
 
 
 class _DoneError(Exception):

@@ -1,5 +1,6 @@
 """What README and docs say works."""
 
+import ast
 import gzip
 import os
 import re
@@ -7,13 +8,16 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from composing import compose_config
+from data_files import own_checksums, write_cifar10, write_cifar100
 
 from dl2pa.identity import run_name
+from dl2pa.run import run
 from dl2pa.sweep import grid, plan
 from dl2pa.validate import validate
 
@@ -41,11 +45,56 @@ def verbs(page: str) -> list[list[str]]:
     return [line.split()[3:] for line in commands(page) if line.startswith("python -m dl2pa ")]
 
 
-@pytest.mark.parametrize("words", launches("README.md"), ids=" ".join)
-def test_readme_launches_compose(words: list[str]) -> None:
+PAGES = ("README.md", "docs/measurements.md", "docs/performance.md")
+
+
+@pytest.mark.parametrize("words", [words for page in PAGES for words in launches(page)], ids=" ".join)
+def test_launches_compose(words: list[str]) -> None:
     cfg = compose_config(*words)
     validate(cfg)
     assert run_name(cfg)
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Few images in the published formats, and as many as the smallest imbalance needs."""
+    root = tmp_path_factory.mktemp("data")
+    write_cifar10(root, per_class=200, per_class_test=1)
+    write_cifar100(root, per_class=100, per_class_test=1)
+    with pytest.MonkeyPatch.context() as patch:
+        own_checksums(patch, root)
+        yield root
+
+
+# Image files are trained on with their data sets (test_presets), W&B is with its logger (test_tracking), and several
+# processes with theirs (test_ranks).
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [words for words in launches("README.md") if not re.search("imagenet|wandb|ddp", " ".join(words))],
+    ids=" ".join,
+)
+def test_readme_launches_train(words: list[str], cifar: Path, tmp_path: Path) -> None:
+    """Two steps of each; of several jobs the first's."""
+    fixed = [f"data_root={cifar}", f"runs_dir={tmp_path}", "max_steps=2", "runtime.threads=1", "device=cpu"]
+    run(compose_config(*words, *fixed))
+    assert len(list(tmp_path.glob("*/*/result.json"))) == 1
+
+
+def benchmarks() -> list[str]:
+    pages = [(ROOT / page).read_text() for page in (*PAGES, "results/README.md")]
+    return sorted({line for page in pages for line in re.findall(r"python (benchmarks/[^`\n#]+)", page)})
+
+
+@pytest.mark.parametrize("line", benchmarks())
+def test_benchmarks_are_called_as_they_say(line: str) -> None:
+    """They take too long to be run: each is there, and its own description knows every key."""
+    script, *words = line.split()
+    text = (ROOT / script).read_text()
+    compile(text, script, "exec")
+    known = ast.get_docstring(ast.parse(text)) or ""
+    for key in (word.split("=")[0] for word in words if "=" in word):
+        assert f"{key}=" in known or "KEY=VALUE" in known, f"{script} does not speak of {key}"
 
 
 def test_readme_lists_every_choice() -> None:

@@ -1,5 +1,6 @@
 """How many runs share a device best: a few seconds of training, side by side, for 1, 2, 4 and more of them."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,7 +56,21 @@ def side_by_side(folder: RunFolder, count: int, environment: Mapping[str, str]) 
         for _ in range(count)
     ]
     ready = [process.stdout is not None and process.stdout.readline() != "" for process in processes]
-    said = [process.communicate("go\n" if all(ready) else "")[0] for process in processes]
-    if any(process.returncode != 0 for process in processes):
+    for process in processes:  # all of them, before any is waited for
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # closed without a word, it ends the probe
+            process.stdin.write("go\n" if all(ready) else "")
+    said = [process.stdout.read() if process.stdout is not None else "" for process in processes]
+    if any([process.wait() != 0 for process in processes]) or not all(ready):
         return []
-    return [Measured(**json.loads(line)) for line in said]
+    return together([json.loads(line) for line in said])
+
+
+def together(answers: Sequence[Mapping[str, float]]) -> list[Measured]:
+    """What probes say of themselves, put together: of a GPU's memory they know what all of them take."""
+    taken = [answer["taken"] if "taken" in answer else answer["taken_by_all"] / len(answers) for answer in answers]
+    capacity = int(min(answer["free"] for answer in answers) + sum(taken))
+    return [
+        Measured(answer["images_per_second"], int(memory), capacity)
+        for answer, memory in zip(answers, taken, strict=True)
+    ]

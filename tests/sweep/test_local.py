@@ -285,16 +285,48 @@ def test_slots_that_were_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert len(Local(slots="auto").environments(1, first)) == 2, "one a GPU: a run that cannot be tried says why itself"
 
 
+def test_memory_of_runs_side_by_side() -> None:
+    """Three runs take 10 of 100 bytes each, on a GPU and on the machine."""
+    on_gpu = sharing.together([{"images_per_second": 5.0, "taken_by_all": 30, "free": 70}] * 3)
+    here = sharing.together([{"images_per_second": 5.0, "taken": 10, "free": 70}] * 3)
+    assert on_gpu == here == [Measured(5.0, 10, 100)] * 3
+
+
+def test_those_that_are_tried_train_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three stands in for a probe, and ends when all have been told to begin."""
+    program = f"""
+import json, sys, time
+from pathlib import Path
+print("ready", flush=True)
+sys.stdin.readline()
+Path({str(tmp_path)!r}, str(time.monotonic_ns())).touch()
+while len(list(Path({str(tmp_path)!r}).iterdir())) < 3:
+    time.sleep(.01)
+print(json.dumps(dict(images_per_second=1.0, taken=1, free=1)))
+"""
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **options: popen([sys.executable, "-c", program], **options)
+    )
+    assert sharing.side_by_side(RunFolder(tmp_path), 3, os.environ) == [Measured(1.0, 1, 4)] * 3
+
+
 @pytest.mark.slow
 def test_slots_are_tried(tmp_path: Path) -> None:
     """The processes of the trial train at the same time, and leave the run as it was."""
     cfg = compose_config(
-        "epochs=2000", "runtime.threads=1", "device=cpu", f"runs_dir={tmp_path}", f"data_root={tmp_path}"
+        "epochs=2000",
+        "runtime.threads=1",
+        "runtime.compile=true",
+        "device=cpu",
+        f"runs_dir={tmp_path}",
+        f"data_root={tmp_path}",
     )
     folder = RunFolder.of(cfg)
     folder.plan(cfg)
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
-    found = sharing.side_by_side(folder, 2, os.environ)
+    compiled = {**os.environ, "CXX": "none", "PYTHONUNBUFFERED": "1"}  # which a run would say on standard output
+    found = sharing.side_by_side(folder, 2, compiled)
     assert len(found) == 2
     assert all(run.images_per_second > 0 and 2**26 < run.memory < run.capacity for run in found)
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
