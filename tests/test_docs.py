@@ -4,6 +4,7 @@ import ast
 import gzip
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -33,10 +34,12 @@ def commands(page: str) -> list[str]:
 
 def launches(page: str) -> list[list[str]]:
     """The words behind launch.py of each line; of a sweep, its first job's."""
-    lines = [line.split("launch.py", 1)[1].split() for line in commands(page) if "launch.py" in line]
+    lines = [shlex.split(line.split("launch.py", 1)[1]) for line in commands(page) if "launch.py" in line]
     ours = [[word for word in words if word != "-m" and not word.startswith("hydra")] for words in lines]
     return [
-        [word.split(",")[0] for word in words] for words in ours if not any(word.startswith("sweep=") for word in words)
+        [word.split(",")[0] for word in words if "=glob(" not in word]
+        for words in ours
+        if not any(word.startswith("sweep=") for word in words)
     ]
 
 
