@@ -6,6 +6,7 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,7 +29,7 @@ def styles(found: Sequence[Figure]) -> dict[str, tuple[str, str]]:
 def draw(figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]]) -> None:
     """Writes NAME.png and NAME.pdf."""
     tall = min(12.0, max(3.2, 0.16 * len(figure.rows)))
-    drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0), layout="tight")
+    drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0))
     {"line": _line, "bar": _bar, "scatter": _scatter, "map": _map}[figure.kind](axes, figure, style)
     axes.set(title=figure.title, xlabel=figure.x, ylabel=figure.y)
     axes.title.set_fontsize(10)
@@ -90,7 +91,8 @@ def _map(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> No
         for row, line in enumerate(figure.values):
             for column, value in enumerate(line):
                 if value is not None:
-                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="w", fontsize=8)
+                    colour = "k" if image.norm(np.array([value]))[0] > 0.6 else "w"  # viridis ends in yellow
+                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
 
 
 def _bars(series: Series) -> list[float] | None:
