@@ -91,8 +91,8 @@ def _map(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> No
         for row, line in enumerate(figure.values):
             for column, value in enumerate(line):
                 if value is not None:
-                    colour = "k" if image.norm(np.array([value]))[0] > 0.6 else "w"  # viridis ends in yellow
-                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
+                    bright = np.asarray(image.norm(np.array([value]))).item() > 0.6  # viridis ends in yellow
+                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="wk"[bright], fontsize=8)
 
 
 def _bars(series: Series) -> list[float] | None:
