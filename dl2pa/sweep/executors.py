@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
@@ -43,7 +42,7 @@ def work_off(
         Stopped: asked to from outside; nothing is lost.
     """
     configs = [folder.frozen() for folder in folders]
-    _check_ranks(configs, sweep)
+    check(sweep, {bool(config["runtime"].get("ddp", False)) for config in configs})
     _fetch({config["dataset"]["source"]: folder for config, folder in zip(configs, folders, strict=True)})
     for folder in folders:  # how the last attempt went is of no interest any more
         folder.write_error(None)
@@ -79,9 +78,13 @@ def watch(folders: Sequence[RunFolder]) -> None:
             time.sleep(WATCHED)
 
 
-def _check_ranks(configs: Sequence[Mapping[str, Any]], sweep: Record) -> None:
-    """A run is started as several processes if and only if it is meant for them."""
-    ddp = {bool(config["runtime"].get("ddp", False)) for config in configs}
+def check(sweep: Record, ddp: set[bool]) -> None:
+    """Whether the executor is here, and takes runs of which ``runtime.ddp`` is one of ``ddp``: a run is started as
+    several processes if and only if it is meant for them.
+
+    Raises:
+        UserError: it does not.
+    """
     if sweep.executor == "local":
         if True in ddp:
             raise UserError(
@@ -91,7 +94,9 @@ def _check_ranks(configs: Sequence[Mapping[str, Any]], sweep: Record) -> None:
         return
     from dl2pa.sweep import slurm
 
-    ranks = slurm.Resources(**sweep.settings).ranks
+    resources = slurm.Resources(**sweep.settings)
+    resources.check()
+    ranks = resources.ranks
     if True in ddp and ranks == 1:
         raise UserError(
             "runtime.ddp=true needs several processes a run: use hydra.launcher.tasks_per_node=N, or nodes=N, or both"

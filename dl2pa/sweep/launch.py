@@ -29,6 +29,8 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     runs_dirs = sorted({str(path.parent.parent) for path in configs})
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
+    sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
+    executors.check(sweep, {cfg.runtime.ddp for cfg in configs.values()})  # before anything is set aside
     for folder in folders:
         if configs[folder.path].rerun and folder.path.exists():
             with folder.claimed():
@@ -38,7 +40,6 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]
     for folder in mine:
         folder.plan(configs[folder.path])
-    sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
     finished = sum(state is State.finished for state in states.values())
     others = len(folders) - len(mine) - finished
     print(

@@ -45,6 +45,25 @@ class Resources:
         """The processes that srun starts for a task."""
         return self.nodes * (self.tasks_per_node or 1)
 
+    def check(self) -> None:
+        """Raises UserError where SLURM is not here, or could not make sense of these."""
+        if shutil.which("sbatch") is None:
+            raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
+        for name in ("runs_per_gpu", "nodes", "tasks_per_node"):
+            value = getattr(self, name)
+            if value == "auto":
+                raise UserError(
+                    f"hydra.launcher.{name}=auto is not legal: use an integer from 1 on "
+                    "(auto has to try, which hydra/launcher=local does on a node that has the GPU)"
+                )
+            if value is not None and value < 1:
+                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on")
+        if self.ranks > 1 and self.runs_per_gpu > 1:
+            raise UserError(
+                f"hydra.launcher.runs_per_gpu={self.runs_per_gpu} does not fit several processes a run "
+                f"(nodes={self.nodes}, tasks_per_node={self.tasks_per_node}): use runs_per_gpu=1"
+            )
+
     def for_submitit(self) -> dict[str, Any]:
         """The parameters that submitit's executor takes."""
         ours = ("timeout_min", "mem_gb", "runs_per_gpu", "tasks_per_node")
@@ -79,24 +98,8 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> Iterato
         The job of each folder, as squeue -r names it (12_3), as soon as its array is submitted.
 
     Raises:
-        UserError: SLURM is not here, or refuses; the jobs that were yielded are submitted.
+        UserError: SLURM refuses; the jobs that were yielded are submitted.
     """
-    if shutil.which("sbatch") is None:
-        raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
-    for name in ("runs_per_gpu", "nodes", "tasks_per_node"):
-        value = getattr(resources, name)
-        if value == "auto":
-            raise UserError(
-                f"hydra.launcher.{name}=auto is not legal: use an integer from 1 on "
-                "(auto has to try, which hydra/launcher=local does on a node that has the GPU)"
-            )
-        if value is not None and value < 1:
-            raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on")
-    if resources.ranks > 1 and resources.runs_per_gpu > 1:
-        raise UserError(
-            f"hydra.launcher.runs_per_gpu={resources.runs_per_gpu} does not fit several processes a run "
-            f"(nodes={resources.nodes}, tasks_per_node={resources.tasks_per_node}): use runs_per_gpu=1"
-        )
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.slurm.slurm import SlurmExecutor
 

@@ -324,5 +324,7 @@ def test_without_an_answer(cluster: Cluster, tmp_path: Path) -> None:
     assert ended.code == 1
     assert "squeue: SLURM does not answer" in ended.said
     folder.write_job(None)
-    ended = dl2pa(cluster, tmp_path, "-m", "seed=0", *WORDS, faults=no_slurm)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()}
+    ended = dl2pa(cluster, tmp_path, "-m", "seed=0", "rerun=true", *WORDS, faults=no_slurm)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before, "nothing is set aside"
     assert "there is no sbatch on this machine; hydra/launcher=local works here" in ended.said
