@@ -36,7 +36,7 @@ times at 2,000, and faster where means are random, 1.6 times at 5,000; near the 
 TOLERANCE = 1e-7
 """Of the mean score; less is what ``match`` takes for a tie, too."""
 
-WANTED, MORE = 20, 10  # candidates a class at first, and what a later pass adds at most
+WANTED, MORE = 60, 60  # candidates a class at first, and what a later pass adds at most: fewer take more passes
 RARE = 5  # a prototype wanted by no more classes than this looks for classes itself
 BLOCK = 1 << 24  # scores held at once: 64 MB, and 128 MB of them less the prices
 SAMPLE = 1024  # classes from which prices are guessed
