@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,8 @@ MISSED = 20.0  # a holder on another host that was silent for so long is dead
 
 @dataclass(frozen=True)
 class Holder:
-    """A process, wherever it is. ``released``: it gave the lease back in good order."""
+    """A process, wherever it is. ``started`` is what ``_started`` tells; ``released``, it gave the lease back in good
+    order."""
 
     host: str
     pid: int
@@ -34,7 +36,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> "Holder":
-        return cls(_host(), os.getpid(), psutil.Process().create_time())
+        return cls(_host(), os.getpid(), _started(os.getpid()))
 
     @property
     def host_name(self) -> str:
@@ -47,9 +49,8 @@ class Holder:
     def lives_here(self) -> bool:
         """Whether the process is there; its start tells it from another that got the same pid later."""
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(self.pid)
-            # The start is derived from the clock, which may be set.
-            return abs(process.create_time() - self.started) < 2 and process.status() != psutil.STATUS_ZOMBIE
+            same = abs(_started(self.pid) - self.started) < 2
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         return False
 
 
@@ -85,6 +86,9 @@ class Lease:
                 _create(_path(folder, number + 1), mine)
             except FileExistsError:
                 continue  # somebody else was faster
+            if last(folder)[0] > number + 1:  # and so much so that the number was free again
+                _path(folder, number + 1).unlink(missing_ok=True)
+                continue
             for older in range(number, 0, -1):
                 try:
                     _path(folder, older).unlink()
@@ -218,8 +222,24 @@ def _replace(path: Path, holder: Holder) -> None:
     os.replace(aside, path)
 
 
-def _host() -> str:
-    """The host, and which of its namespaces a pid is of: containers may share a name and a file system."""
+def _started(pid: int) -> float:
+    """When a process began, by a measure of this host: Linux tells ticks since it was booted, whatever is done to the
+    clock meanwhile; elsewhere it is the time of day.
+
+    Raises:
+        psutil.NoSuchProcess: there is none.
+    """
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+        # Field 22; the second one, the name, may hold anything.
+        return float(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    return psutil.Process(pid).create_time()
+
+
+@cache
+def _host() -> str:
+    """The host, when it was booted, and which of its namespaces a pid is of: containers and virtual machines may share
+    a name and a file system."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()

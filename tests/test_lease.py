@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dl2pa import lease
@@ -65,8 +66,35 @@ def test_of_many_that_try_one_has_it(tmp_path: Path) -> None:
     taken.release()
 
 
-def test_another_process_with_the_pid_of_a_dead_holder_does_not_count(tmp_path: Path) -> None:
+def test_one_that_comes_late_does_not_take_a_number_that_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its lease another took the folder, let go, and a third one took it."""
+    Lease.acquire(tmp_path).release()
+    create, others = lease._create, []
+
+    def late(path: Path, holder: Holder) -> None:
+        monkeypatch.setattr(lease, "_create", create)
+        Lease.acquire(tmp_path).release()
+        others.append(Lease.acquire(tmp_path))
+        create(path, holder)
+
+    monkeypatch.setattr(lease, "_create", late)
+    with pytest.raises(UserError, match="another process is working on this run"):
+        Lease.acquire(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lease.3"]
+    others[0].release()
+
+
+def test_another_process_with_the_pid_of_a_dead_holder_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alive = Holder.this_process()
+    assert alive.lives_here()
+    with monkeypatch.context() as clock:  # set by a minute, which moves what psutil makes of the start
+        told = psutil.Process().create_time()
+        clock.setattr(psutil.Process, "create_time", lambda self: told + 60)
+        assert alive.lives_here()
     (tmp_path / "lease.1").write_text(json.dumps({**vars(alive), "started": alive.started - 100}))
     assert not lease.alive(tmp_path)
     (tmp_path / "lease.1").write_text(json.dumps(vars(alive)))
