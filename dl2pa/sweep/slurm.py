@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dl2pa.errors import UserError
+from dl2pa.signals import NOTICES
 
 ANSWER = 120  # seconds within which SLURM's commands must have answered
 
@@ -121,9 +122,10 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> Iterato
 def become_run(folders: Sequence[str]) -> None:
     """What a task does, called by submitit. Nothing of submitit remains: it would keep SIGTERM and exit statuses.
 
-    SIGUSR2 waits until the run listens: a task preempted while it starts is queued again, too, instead of dying of it.
+    SLURM's notices wait until the run listens: a task preempted while it starts is queued again, too, instead of dying
+    of it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
     os.execv(sys.executable, [sys.executable, "-u", "-m", "dl2pa", "run", *folders])
 
 
@@ -143,19 +145,45 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def requeue() -> bool:
-    """Queue this process's own job again, to go on in the same folder; False outside of a job.
+    """Queue this process's own job again, to go on in the same folder; False where it speaks for none.
 
     Raises:
         UserError: SLURM refuses.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        # The id of one task is also that of its array, and would queue every task again.
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
+    job = _own_job()
+    if job is None:
         return False
     _ask("scontrol", "requeue", job)
     return True
+
+
+def preempted() -> bool:
+    """Whether this process's own job is to make room for another, and SLURM leaves it time to end by itself.
+
+    SLURM says so by SIGTERM, unless it was told to send SIGUSR2, and does not queue a job again that ends in time. What
+    is cancelled or out of time gets SIGTERM, too.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    job = _own_job()
+    if job is None:
+        return False
+    words = _ask("scontrol", "--oneliner", "show", "job", job).split()
+    said = dict(word.split("=", 1) for word in words if "=" in word)
+    # Once it is cancelled, it is COMPLETING.
+    return said["JobState"] == "RUNNING" and said["PreemptTime"] != "None"
+
+
+def _own_job() -> str | None:
+    """The job that this process speaks for; None outside of one, in side_by_side's runs, and beside the first rank."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
+        return None
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        # The id of one task is also that of its array, and would mean every task.
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return job
 
 
 def _max_array_size() -> int:

@@ -183,6 +183,62 @@ def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkey
         assert bits(folder) == bits(undisturbed(tmp_path / f"here{seed}", f"seed={seed}", "epochs=8"))
 
 
+@pytest.mark.parametrize("cluster", [pytest.param({"user_signal": False}, id="SIGTERM")], indirect=True)
+def test_preempted_by_sigterm(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's default: the preempted task of an array is queued again, whether of two runs or of one; not the other
+    task, nor one that got SIGTERM for any other reason."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.1)"})
+    words = (
+        "epochs=20",
+        "runtime.threads=1",
+        "device=cpu",
+        "hydra/launcher=slurm",
+        "hydra.launcher.gres=gpu:2",
+        *SMALL,
+    )
+    assert (
+        dl2pa(cluster, tmp_path, "-m", "seed=range(4)", *words, "hydra.launcher.runs_per_gpu=2", faults=faults).code
+        == 0
+    )
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: all(folder.lines("metrics") for folder in runs.values()))
+    tasks = {
+        name: (raw, node)
+        for name, raw, node in map(str.split, cluster.ask("squeue", "-hr", "-o", "%i %A %N").splitlines())
+    }
+    # Each has a node to itself, and the id of one is that of the array.
+    (noticed,) = [job for job, (raw, _) in tasks.items() if job.split("_")[0] == raw]
+    hit = [folder for folder in runs.values() if folder.job() == noticed]
+
+    def preempt(node: str) -> None:
+        cluster.ask(
+            "sbatch", "-p", "high", "-w", node, "--exclusive", "--wrap", "srun sleep 1", "-o", f"{tmp_path}/high.txt"
+        )
+
+    preempt(tasks[noticed][1])
+    wait_for(lambda: all(folder.state(slurm.queue()) is State.queued for folder in hit), 30)
+    wait_for(lambda: all(folder.attempts() == 2 and folder.state() is State.running for folder in hit))
+    epochs = [len(folder.lines("metrics")) for folder in hit]
+    wait_for(lambda: [len(folder.lines("metrics")) for folder in hit] > epochs)
+    assert [folder.attempts() for folder in runs.values() if folder not in hit] == [1, 1]
+    cluster.ask("scancel", "--signal=TERM", noticed)
+    wait_for(lambda: cluster.states()[noticed] == "FAILED")
+    assert [folder.state(slurm.queue()) for folder in hit] == [State.lost] * 2
+    cluster.ask("scancel", "--me")
+    wait_for(lambda: not cluster.ask("squeue", "-h"))
+    assert set(cluster.states().values()) == {"FAILED", "CANCELLED", "COMPLETED"}
+
+    assert dl2pa(cluster, tmp_path, "-m", "seed=4", "epochs=8", *words[1:], faults=faults).code == 0
+    alone = seeds(tmp_path / "runs")[4]
+    wait_for(lambda: bool(alone.lines("metrics")))
+    preempt(cluster.ask("squeue", "-h", "-j", str(alone.job()), "-o", "%N"))
+    wait_for(lambda: alone.state(slurm.queue()) is State.queued, 30)
+    wait_for(lambda: alone.state(slurm.queue()) is State.finished)
+    assert alone.attempts() == 2
+    assert bits(alone) == bits(undisturbed(tmp_path / "here", "seed=4", "epochs=8"))
+
+
 def test_a_notice_to_one_task_of_an_array(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only that one is queued again, though it is the task whose own id is the id of the array."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
