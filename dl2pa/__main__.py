@@ -77,8 +77,10 @@ def run_folders(arguments: Sequence[str]) -> None:
     except Stopped as stopped:
         from dl2pa.sweep import slurm
 
-        if stopped.signal == signal.SIGUSR2 or (stopped.signal == signal.SIGTERM and slurm.preempted()):
-            slurm.requeue()
+        again = stopped.signal == signal.SIGUSR2 or (stopped.signal == signal.SIGTERM and slurm.preempted())
+        if again and slurm.requeue():
+            for folder in folders:  # the job begins them all again
+                folder.write_error(None)
         raise
 
 

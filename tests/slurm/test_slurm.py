@@ -289,6 +289,29 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     assert [folder.state() for folder in runs.values()] == [State.finished] * 6
 
 
+def test_one_of_two_runs_in_a_task_fails(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is failed at once, and can be tried again, while the other goes on; if the task is queued again, so is it."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    slow = "import time; time.sleep(.1)"
+    faults = environment(tmp_path / "faults", {"-s0-": "1 / (3 - step)", "-s1-": slow})
+    words = ("seed=0,1", "epochs=20", *WORDS, *SMALL, "hydra.launcher.runs_per_gpu=2")
+    assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: bool(runs[1].lines("metrics")) and runs[0].state(slurm.queue()) is State.failed)
+    task = str(runs[1].job())
+    assert cluster.states()[task] == "RUNNING"
+    cluster.ask("scancel", "--signal=USR2", task)
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.queued)
+    wait_for(lambda: runs[0].attempts() == 2 and runs[0].state(slurm.queue()) is State.failed)
+    wait_for(lambda: runs[1].attempts() == 2 and runs[1].state(slurm.queue()) is State.running)
+
+    retried = dl2pa(cluster, tmp_path, "retry", "--failed", "runs")  # without the fault
+    assert retried.code == 0, retried.said
+    assert (runs[1].job(), runs[0].job()) == (task, next(job for job in cluster.states() if job != task))
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.finished)
+    assert runs[1].state(slurm.queue()) is State.running
+
+
 def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks on each of two nodes train each run; a notice queues it again once; one rank's error is the run's."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
