@@ -66,14 +66,20 @@ def cancel(arguments: Sequence[str]) -> None:
     folders, runs_dir = _chosen(arguments, "cancel DIR [sweep=NAME]")
     queue = executors.queue_of(folders)
     active = [folder for folder in folders if folder.state(queue) in (State.queued, State.running)]
-    jobs = {job: folder for folder in active if (job := folder.job()) is not None}
-    if jobs:
+    keys = {record.key(folder) for folder in folders}
+    submitted: list[str] = []
+    if jobs := {job for folder in active if (job := folder.job()) is not None}:
         from dl2pa.sweep import slurm
 
-        slurm.cancel(list(jobs))
-        for folder in jobs.values():
+        # Not of ``folders`` alone: runs may share a job.
+        ending = [folder for folder in RunFolder.below(runs_dir) if folder.job() in jobs]
+        ending = [folder for folder in ending if folder.state(queue) in (State.queued, State.running)]
+        slurm.cancel(sorted(jobs))
+        for folder in ending:
             folder.write_job(None)
-    keys = {record.key(folder) for folder in folders}
+        submitted = [record.key(folder) for folder in ending]
+        if beside := [run for run in submitted if run not in keys]:
+            print(f"in one job with them, and stopped, too: {', '.join(beside)}")
     for sweep in record.every(runs_dir):
         # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
         if sweep.pool is not None and keys >= set(sweep.runs):
@@ -81,7 +87,7 @@ def cancel(arguments: Sequence[str]) -> None:
     elsewhere = []
     for folder in active:
         holder = folder.holder()
-        if folder in jobs.values() or holder is None or holder.released:
+        if record.key(folder) in submitted or holder is None or holder.released:
             continue
         if holder.here():
             _terminate(holder)

@@ -312,6 +312,26 @@ def test_one_of_two_runs_in_a_task_fails(cluster: Cluster, tmp_path: Path, monke
     assert runs[1].state(slurm.queue()) is State.running
 
 
+def test_cancel_runs_that_share_a_task(cluster: Cluster, tmp_path: Path) -> None:
+    """All of them are planned again: those that were meant, and one beside them, which is named."""
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.1)"})
+    words = ("seed=range(4)", "epochs=20", *WORDS, *SMALL, "hydra.launcher.runs_per_gpu=2")
+    assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    assert runs[0].job() == runs[1].job() != runs[2].job() == runs[3].job()
+    wait_for(lambda: all(folder.lines("metrics") for folder in runs.values()))
+    ended = dl2pa(cluster, tmp_path, "cancel", str(runs[0].path))
+    assert ended.code == 0, ended.said
+    assert f"in one job with them, and stopped, too: digits/{runs[1].run_id}\nasked 1 runs to stop" in ended.said
+    wait_for(lambda: [runs[seed].state() for seed in (0, 1)] == [State.planned] * 2)
+    assert runs[2].job() in cluster.states()
+    ended = dl2pa(cluster, tmp_path, "cancel", "runs")
+    assert ended.code == 0, ended.said
+    assert ended.said == "asked 2 runs to stop; what they have done is kept\n"
+    wait_for(lambda: [folder.state() for folder in runs.values()] == [State.planned] * 4)
+    assert set(cluster.states().values()) <= {"CANCELLED", "COMPLETING"}
+
+
 def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks on each of two nodes train each run; a notice queues it again once; one rank's error is the run's."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
