@@ -61,8 +61,8 @@ def work_off(
 
     record.write(runs_dir, sweep)
     if folders:
-        paths, logs = [folder.path for folder in folders], runs_dir / ".sweeps" / "slurm"
-        for folder, job in zip(folders, slurm.submit(paths, slurm.Resources(**sweep.settings), logs), strict=True):
+        paths, resources = [folder.path for folder in folders], slurm.Resources(**sweep.settings)
+        for folder, job in zip(folders, slurm.submit(paths, resources, slurm.logs(runs_dir)), strict=True):
             folder.write_job(job)
     if wait:
         watch(sweep.folders(runs_dir))

@@ -129,6 +129,16 @@ def become_run(folders: Sequence[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-u", "-m", "dl2pa", "run", *folders])
 
 
+def logs(runs_dir: Path) -> Path:
+    """Where submitit and SLURM write about the runs of a runs_dir."""
+    return runs_dir / ".sweeps" / "slurm"
+
+
+def output(runs_dir: Path, job: str) -> Path:
+    """What a job prints; where it ends before its run has its folder, there is nothing else."""
+    return logs(runs_dir) / job / f"{job}_0_log.out"
+
+
 def queue() -> dict[str, str]:
     """The states of all my jobs, by job id, that SLURM still knows: each task of an array by itself.
 

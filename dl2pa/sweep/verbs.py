@@ -10,7 +10,7 @@ from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.sweep import executors, record
-from dl2pa.sweep.look import look_all, print_table
+from dl2pa.sweep.look import job_output, look_all, print_table
 from dl2pa.sweep.record import Record
 
 
@@ -109,13 +109,13 @@ def logs(arguments: Sequence[str]) -> None:
     folder = RunFolder.existing(arguments[0])
     said = _text(folder.said)
     print(said, end="")
-    # The output repeats what the run said; where it never got so far, or died, there is more.
-    if more := [line for line in _text(folder.output).splitlines() if line not in set(said.splitlines())]:
-        print(f"-- {folder.output}", *more, sep="\n")
+    _print_more(folder.output, said)
     if error := folder.error():
         print("-- it ended in an error", error["traceback"] or error["message"], sep="\n")
-    queue = executors.queue_of([folder])
-    print(f"-- {look_all([folder], queue)[0].line()}")
+    (look,) = look_all([folder], executors.queue_of([folder]))
+    if look.state is State.lost and (printed := job_output(folder)) is not None:
+        _print_more(printed, said)
+    print(f"-- {look.line()}")
 
 
 def sync(arguments: Sequence[str]) -> None:
@@ -170,6 +170,12 @@ def _by_sweep(runs_dir: Path, folders: Sequence[RunFolder]) -> list[tuple[Record
 def _terminate(holder: Holder) -> None:
     if holder.here() and holder.lives_here():
         psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+
+
+def _print_more(path: Path, said: str) -> None:
+    """The output repeats what the run said; where it never got so far, or died, there is more."""
+    if more := [line for line in _text(path).splitlines() if line not in set(said.splitlines())]:
+        print(f"-- {path}", *more, sep="\n")
 
 
 def _text(path: Path) -> str:

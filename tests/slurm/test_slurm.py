@@ -332,6 +332,31 @@ def test_cancel_runs_that_share_a_task(cluster: Cluster, tmp_path: Path) -> None
     assert set(cluster.states().values()) <= {"CANCELLED", "COMPLETING"}
 
 
+def test_a_job_that_ends_before_its_run_begins(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of setup fails, or an import: status names what the job printed, and logs shows it."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    setup = "hydra.launcher.setup=['echo no such module; exit 3']"
+    assert dl2pa(cluster, tmp_path, "-m", "seed=0", "epochs=1", *WORDS, *SMALL, setup).code == 0
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    without = "import sys\nif 'run' in sys.orig_argv: sys.modules['dl2pa.lease'] = None\n"
+    (broken / "sitecustomize.py").write_text(without)
+    faults = {"PYTHONPATH": str(broken)}
+    assert dl2pa(cluster, tmp_path, "-m", "seed=1,2", "epochs=1", *WORDS, *SMALL, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: all(folder.state(slurm.queue()) is State.lost for folder in runs.values()))
+    status = dl2pa(cluster, tmp_path, "status", "runs").said
+    for seed, words in {0: "no such module", 1: "ModuleNotFoundError", 2: "ModuleNotFoundError"}.items():
+        job = str(runs[seed].job())
+        printed = tmp_path / "runs" / ".sweeps" / "slurm" / job / f"{job}_0_log.out"
+        assert f"job {job} is gone; its output: {printed}" in status
+        said = dl2pa(cluster, tmp_path, "logs", str(runs[seed].path)).said
+        assert said.startswith(f"-- {printed}\n")
+        assert words in said
+
+
 def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks on each of two nodes train each run; a notice queues it again once; one rank's error is the run's."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
