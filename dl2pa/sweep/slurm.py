@@ -20,6 +20,10 @@ from dl2pa.signals import NOTICES
 ANSWER = 120  # seconds within which SLURM's commands must have answered
 
 
+class BusyError(UserError):
+    """SLURM is here, but it is silent or refuses, as it does when it has too much to do."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a task asks SLURM for; null leaves it to SLURM. The names are those of the launcher's keys."""
@@ -143,7 +147,8 @@ def queue() -> dict[str, str]:
     """The states of all my jobs, by job id, that SLURM still knows: each task of an array by itself.
 
     Raises:
-        UserError: SLURM does not answer.
+        UserError: SLURM is not here.
+        BusyError: it does not answer.
     """
     lines = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T").splitlines()
     return dict(line.strip().split("|", 1) for line in lines if "|" in line)
@@ -207,10 +212,12 @@ def _max_array_size() -> int:
 def _ask(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise UserError(f"{command[0]}: SLURM does not answer ({error})") from error
+    except subprocess.TimeoutExpired as error:
+        raise BusyError(f"{command[0]}: SLURM does not answer ({error})") from error
     if done.returncode != 0:
-        raise UserError(f"{command[0]}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+        raise BusyError(f"{command[0]}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
     return done.stdout
 
 

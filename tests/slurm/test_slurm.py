@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -272,7 +273,8 @@ def test_a_lost_node(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
-    """cancel forgets the jobs: what is left is planned; the same command with wait=true goes on and comes back."""
+    """cancel forgets the jobs: what is left is planned; the same command with wait=true goes on and comes back, though
+    SLURM does not always answer."""
     faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.05)"})
     words = ("seed=range(6)", "epochs=2", *WORDS, *SMALL)
     assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
@@ -284,8 +286,23 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     # SLURM kills after KillWait, which is short here, what has not got as far as its first step.
     assert {folder.state() for folder in runs.values()} <= {State.planned, State.lost}
     assert not any(folder.job() for folder in runs.values())
-    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true")
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / "squeue").write_text(
+        f"""#!/bin/sh
+date +%s.%N >> {busy}/asked
+n=$(wc -l < {busy}/asked)
+[ $n = 2 ] || [ $n = 3 ] && {{ echo "slurm_load_jobs error: Socket timed out" >&2; exit 1; }}
+exec {shutil.which("squeue")} "$@"
+"""
+    )
+    (busy / "squeue").chmod(0o755)
+    path = {"PATH": f"{busy}{os.pathsep}{os.environ['PATH']}"}
+    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true", faults=path)
     assert ended.code == 0, ended.said
+    assert ended.said.count("squeue: slurm_load_jobs error: Socket timed out; asking again for 5 minutes") == 1
+    times = [float(line) for line in (busy / "asked").read_text().split()]
+    assert all(later - earlier >= 4.5 for earlier, later in pairwise(times[:-1])), "the last is for the outcomes"
     assert [folder.state() for folder in runs.values()] == [State.finished] * 6
 
 
