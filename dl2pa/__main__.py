@@ -53,7 +53,8 @@ VERBS = {
 def run_folders(arguments: Sequence[str]) -> None:
     """Work run folders off, several side by side; what is said and left behind is what launch.py would.
 
-    In a SLURM job, SIGUSR2 (the time limit is near, or the job is preempted) saves and queues the job again.
+    In a SLURM job, SIGUSR2 (the time limit is near, or the job is preempted), or SIGTERM because the job is preempted,
+    saves and queues the job again.
 
     Raises:
         UserError: not run folders, or a name is not the id of its config.
@@ -74,10 +75,12 @@ def run_folders(arguments: Sequence[str]) -> None:
 
             local.side_by_side(folders)
     except Stopped as stopped:
-        if stopped.signal == signal.SIGUSR2:
-            from dl2pa.sweep import slurm
+        from dl2pa.sweep import slurm
 
-            slurm.requeue()
+        again = stopped.signal == signal.SIGUSR2 or (stopped.signal == signal.SIGTERM and slurm.preempted())
+        if again and slurm.requeue():
+            for folder in folders:  # the job begins them all again
+                folder.write_error(None)
         raise
 
 

@@ -213,13 +213,15 @@ class RunFolder:
             return State.running
         job = self.job()
         died = holder is not None and not holder.released
+        failed = (self.path / "error.json").exists()
         if job is not None:
             found = (queue or {}).get(job, "PENDING")
             if found in WAITING:
                 return State.queued
-            if found in STARTING and not died:
+            # A job may go on with other runs.
+            if found in STARTING and not died and not failed:
                 return State.running
-        if (self.path / "error.json").exists():
+        if failed:
             return State.failed
         return State.lost if died or job is not None else State.planned
 

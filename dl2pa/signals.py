@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+NOTICES = (signal.SIGTERM, signal.SIGUSR2)  # what SLURM sends before it kills
+
 
 class StopRequest:
     """Truthy once SIGTERM, SIGINT or SIGUSR1/2 (SLURM's notice of the time limit or of preemption) has come."""
@@ -28,12 +30,12 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Catch the signals within the block and give back the former handlers after it.
 
-    A SIGUSR2 that was held back since the process began comes now.
+    A notice that was held back since the process began comes now.
     """
     request = StopRequest()
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
     former = {name: signal.signal(name, request._note) for name in names}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
     try:
         yield request
     finally:

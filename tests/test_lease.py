@@ -185,6 +185,8 @@ def test_the_state_of_a_folder(tmp_path: Path) -> None:
     assert folder.state({"12_3": ""}) is State.lost  # stopped in good order, but nobody will go on with it
     folder.write_error(ValueError("broken"))
     assert folder.state({"12_3": "FAILED"}) is State.failed
+    assert folder.state({"12_3": "RUNNING"}) is State.failed  # another run of the same task may go on
+    assert folder.state({"12_3": "PENDING"}) is State.queued
     folder.write_error(None)
     folder.write_job(None)
     assert folder.state() is State.planned

@@ -9,12 +9,14 @@ from pathlib import Path
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
-from dl2pa.signals import listening
+from dl2pa.signals import StopRequest, listening
 from dl2pa.sweep import record
 from dl2pa.sweep.look import Display, look_all
 from dl2pa.sweep.record import Record
 
 WATCHED = 2.0  # seconds between two looks at runs that others work on
+ASKED = 5.0  # the same where the scheduler has to be asked, which has more to do
+PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds until a scheduler that did not answer is asked again
 
 
 def queue_of(folders: Sequence[RunFolder]) -> dict[str, str] | None:
@@ -60,22 +62,46 @@ def work_off(
 
     record.write(runs_dir, sweep)
     if folders:
-        paths, logs = [folder.path for folder in folders], runs_dir / ".sweeps" / "slurm"
-        for folder, job in zip(folders, slurm.submit(paths, slurm.Resources(**sweep.settings), logs), strict=True):
+        paths, resources = [folder.path for folder in folders], slurm.Resources(**sweep.settings)
+        for folder, job in zip(folders, slurm.submit(paths, resources, slurm.logs(runs_dir)), strict=True):
             folder.write_job(job)
     if wait:
         watch(sweep.folders(runs_dir))
 
 
 def watch(folders: Sequence[RunFolder]) -> None:
-    """Show where runs stand until none is queued or running, or the user has seen enough (Ctrl-C)."""
+    """Show where runs stand until none is queued or running, or the user has seen enough (Ctrl-C).
+
+    Raises:
+        UserError: the scheduler is not here, or does not answer for minutes.
+    """
+    from dl2pa.sweep import slurm
+
+    failures = 0  # in a row
     with listening() as stop, Display() as display:
         while not stop:
-            looks = look_all(folders, queue_of(folders))
+            try:
+                queue = queue_of(folders)
+            except slurm.BusyError as error:
+                if failures == len(PAUSES):
+                    raise
+                if failures == 0:
+                    print(f"{error}; asking again for {sum(PAUSES) / 60:.0f} minutes", flush=True)
+                _pause(PAUSES[failures], stop)
+                failures += 1
+                continue
+            failures = 0
+            looks = look_all(folders, queue)
             display.show(looks)
             if not any(look.state in (State.queued, State.running) for look in looks):
                 return
-            time.sleep(WATCHED)
+            _pause(WATCHED if queue is None else ASKED, stop)
+
+
+def _pause(seconds: float, stop: StopRequest) -> None:
+    end = time.monotonic() + seconds
+    while not stop and time.monotonic() < end:
+        time.sleep(0.1)  # a signal that is caught ends no sleep
 
 
 def check(sweep: Record, ddp: set[bool]) -> None:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -70,15 +71,27 @@ def _note(folder: RunFolder, state: State) -> str:
         message = str((folder.error() or {}).get("message", ""))
         return (message.splitlines() or [""])[-1]
     if state is State.lost:
-        holder, job = folder.holder(), folder.job()
+        holder, printed = folder.holder(), job_output(folder)
+        gone = f"job {folder.job()}"
         if holder is not None and not holder.released:
-            return f"pid {holder.pid} on {holder.host_name} is gone"
-        return f"job {job} is gone"
+            gone = f"pid {holder.pid} on {holder.host_name}"
+        return f"{gone} is gone" + (f"; its output: {printed}" if printed is not None else "")
     if state is State.queued:
         return f"job {folder.job()}"
     if state is State.running and (holder := folder.holder()) is not None:
         return f"on {holder.host_name}"
     return ""
+
+
+def job_output(folder: RunFolder) -> Path | None:
+    """What the run's job printed; None where it has no job, or that printed nothing yet."""
+    job = folder.job()
+    if job is None:
+        return None
+    from dl2pa.sweep import slurm
+
+    path = slurm.output(folder.path.parent.parent, job)
+    return path if path.exists() else None
 
 
 def counts(looks: Sequence[Look]) -> str:

@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from dl2pa.errors import UserError
+from dl2pa.signals import NOTICES
 
 ANSWER = 120  # seconds within which SLURM's commands must have answered
+
+
+class BusyError(UserError):
+    """SLURM is here, but it is silent or refuses, as it does when it has too much to do."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +129,29 @@ def submit(folders: Sequence[Path], resources: Resources, logs: Path) -> Iterato
 def become_run(folders: Sequence[str]) -> None:
     """What a task does, called by submitit. Nothing of submitit remains: it would keep SIGTERM and exit statuses.
 
-    SIGUSR2 waits until the run listens: a task preempted while it starts is queued again, too, instead of dying of it.
+    SLURM's notices wait until the run listens: a task preempted while it starts is queued again, too, instead of dying
+    of it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
     os.execv(sys.executable, [sys.executable, "-u", "-m", "dl2pa", "run", *folders])
+
+
+def logs(runs_dir: Path) -> Path:
+    """Where submitit and SLURM write about the runs of a runs_dir."""
+    return runs_dir / ".sweeps" / "slurm"
+
+
+def output(runs_dir: Path, job: str) -> Path:
+    """What a job prints; where it ends before its run has its folder, there is nothing else."""
+    return logs(runs_dir) / job / f"{job}_0_log.out"
 
 
 def queue() -> dict[str, str]:
     """The states of all my jobs, by job id, that SLURM still knows: each task of an array by itself.
 
     Raises:
-        UserError: SLURM does not answer.
+        UserError: SLURM is not here.
+        BusyError: it does not answer.
     """
     lines = _ask("squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%T").splitlines()
     return dict(line.strip().split("|", 1) for line in lines if "|" in line)
@@ -146,19 +163,45 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def requeue() -> bool:
-    """Queue this process's own job again, to go on in the same folder; False outside of a job.
+    """Queue this process's own job again, to go on in the same folder; False where it speaks for none.
 
     Raises:
         UserError: SLURM refuses.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        # The id of one task is also that of its array, and would queue every task again.
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
+    job = _own_job()
+    if job is None:
         return False
     _ask("scontrol", "requeue", job)
     return True
+
+
+def preempted() -> bool:
+    """Whether this process's own job is to make room for another, and SLURM leaves it time to end by itself.
+
+    SLURM says so by SIGTERM, unless it was told to send SIGUSR2, and does not queue a job again that ends in time. What
+    is cancelled or out of time gets SIGTERM, too.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    job = _own_job()
+    if job is None:
+        return False
+    words = _ask("scontrol", "--oneliner", "show", "job", job).split()
+    said = dict(word.split("=", 1) for word in words if "=" in word)
+    # Once it is cancelled, it is COMPLETING.
+    return said["JobState"] == "RUNNING" and said["PreemptTime"] != "None"
+
+
+def _own_job() -> str | None:
+    """The job that this process speaks for; None outside of one, in side_by_side's runs, and beside the first rank."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
+        return None
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        # The id of one task is also that of its array, and would mean every task.
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return job
 
 
 def _max_array_size() -> int:
@@ -172,10 +215,12 @@ def _max_array_size() -> int:
 def _ask(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise UserError(f"{command[0]}: SLURM does not answer ({error})") from error
+    except subprocess.TimeoutExpired as error:
+        raise BusyError(f"{command[0]}: SLURM does not answer ({error})") from error
     if done.returncode != 0:
-        raise UserError(f"{command[0]}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+        raise BusyError(f"{command[0]}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
     return done.stdout
 
 

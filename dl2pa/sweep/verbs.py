@@ -10,7 +10,7 @@ from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.sweep import executors, record
-from dl2pa.sweep.look import look_all, print_table
+from dl2pa.sweep.look import job_output, look_all, print_table
 from dl2pa.sweep.record import Record
 
 
@@ -66,14 +66,20 @@ def cancel(arguments: Sequence[str]) -> None:
     folders, runs_dir = _chosen(arguments, "cancel DIR [sweep=NAME]")
     queue = executors.queue_of(folders)
     active = [folder for folder in folders if folder.state(queue) in (State.queued, State.running)]
-    jobs = {job: folder for folder in active if (job := folder.job()) is not None}
-    if jobs:
+    keys = {record.key(folder) for folder in folders}
+    submitted: list[str] = []
+    if jobs := {job for folder in active if (job := folder.job()) is not None}:
         from dl2pa.sweep import slurm
 
-        slurm.cancel(list(jobs))
-        for folder in jobs.values():
+        # Not of ``folders`` alone: runs may share a job.
+        ending = [folder for folder in RunFolder.below(runs_dir) if folder.job() in jobs]
+        ending = [folder for folder in ending if folder.state(queue) in (State.queued, State.running)]
+        slurm.cancel(sorted(jobs))
+        for folder in ending:
             folder.write_job(None)
-    keys = {record.key(folder) for folder in folders}
+        submitted = [record.key(folder) for folder in ending]
+        if beside := [run for run in submitted if run not in keys]:
+            print(f"in one job with them, and stopped, too: {', '.join(beside)}")
     for sweep in record.every(runs_dir):
         # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
         if sweep.pool is not None and keys >= set(sweep.runs):
@@ -81,7 +87,7 @@ def cancel(arguments: Sequence[str]) -> None:
     elsewhere = []
     for folder in active:
         holder = folder.holder()
-        if folder in jobs.values() or holder is None or holder.released:
+        if record.key(folder) in submitted or holder is None or holder.released:
             continue
         if holder.here():
             _terminate(holder)
@@ -103,13 +109,13 @@ def logs(arguments: Sequence[str]) -> None:
     folder = RunFolder.existing(arguments[0])
     said = _text(folder.said)
     print(said, end="")
-    # The output repeats what the run said; where it never got so far, or died, there is more.
-    if more := [line for line in _text(folder.output).splitlines() if line not in set(said.splitlines())]:
-        print(f"-- {folder.output}", *more, sep="\n")
+    _print_more(folder.output, said)
     if error := folder.error():
         print("-- it ended in an error", error["traceback"] or error["message"], sep="\n")
-    queue = executors.queue_of([folder])
-    print(f"-- {look_all([folder], queue)[0].line()}")
+    (look,) = look_all([folder], executors.queue_of([folder]))
+    if look.state is State.lost and (printed := job_output(folder)) is not None:
+        _print_more(printed, said)
+    print(f"-- {look.line()}")
 
 
 def sync(arguments: Sequence[str]) -> None:
@@ -164,6 +170,12 @@ def _by_sweep(runs_dir: Path, folders: Sequence[RunFolder]) -> list[tuple[Record
 def _terminate(holder: Holder) -> None:
     if holder.here() and holder.lives_here():
         psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+
+
+def _print_more(path: Path, said: str) -> None:
+    """The output repeats what the run said; where it never got so far, or died, there is more."""
+    if more := [line for line in _text(path).splitlines() if line not in set(said.splitlines())]:
+        print(f"-- {path}", *more, sep="\n")
 
 
 def _text(path: Path) -> str:

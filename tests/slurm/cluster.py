@@ -43,7 +43,6 @@ SelectTypeParameters=CR_CPU_Memory
 ReturnToService=2
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_continue
-SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MaxArraySize=11
@@ -55,6 +54,11 @@ GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=4 RealMemory=8000 Gres=gpu:2
 PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 State=UP
 PartitionName=high Nodes=n[1-2] MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+# Preempted jobs get SIGUSR2 instead of SIGTERM.
+_USER_SIGNAL = """\
+SlurmctldParameters=preempt_send_user_signal
 """
 
 # Without cgroups: what a job's processes hold is added up every second, and a job that holds more than it asked for is
@@ -102,10 +106,12 @@ class Cluster:
 
     Args:
         more: lines of slurm.conf, such as MEMORY_LIMITS.
+        user_signal: whether preempted jobs get SIGUSR2; SIGTERM is what SLURM sends by default.
     """
 
-    def __init__(self, base: Path, accounting: bool = False, more: str = "") -> None:
+    def __init__(self, base: Path, accounting: bool = False, more: str = "", user_signal: bool = True) -> None:
         self.base, self._accounting, self._more = base, accounting, more
+        self._user_signal = user_signal
         self.environment = {**os.environ, "SLURM_CONF": str(base / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
@@ -115,7 +121,9 @@ class Cluster:
             (self.base / name).mkdir(parents=True)
         os.chmod(self.base / "munge", 0o711)  # munged refuses others
         host = socket.gethostname().split(".")[0]
-        text = _SLURM + (_ACCOUNTED if self._accounting else "") + self._more
+        text = (
+            _SLURM + (_USER_SIGNAL if self._user_signal else "") + (_ACCOUNTED if self._accounting else "") + self._more
+        )
         (self.base / "slurm.conf").write_text(text.format(host=host, base=self.base))
         for number in (0, 1):
             subprocess.run(["mknod", "-m", "666", self.base / "dev" / f"gpu{number}", "c", "1", "3"], check=True)
@@ -202,8 +210,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def started(base: Path, accounting: bool = False, more: str = "") -> Iterator[Cluster]:
-    cluster = Cluster(base, accounting, more)
+def started(base: Path, accounting: bool = False, more: str = "", user_signal: bool = True) -> Iterator[Cluster]:
+    cluster = Cluster(base, accounting, more, user_signal)
     try:
         cluster.start()
         yield cluster

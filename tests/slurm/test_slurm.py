@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,62 @@ def test_preempted_and_then_out_of_time(cluster: Cluster, tmp_path: Path, monkey
         assert bits(folder) == bits(undisturbed(tmp_path / f"here{seed}", f"seed={seed}", "epochs=8"))
 
 
+@pytest.mark.parametrize("cluster", [pytest.param({"user_signal": False}, id="SIGTERM")], indirect=True)
+def test_preempted_by_sigterm(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's default: the preempted task of an array is queued again, whether of two runs or of one; not the other
+    task, nor one that got SIGTERM for any other reason."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.1)"})
+    words = (
+        "epochs=20",
+        "runtime.threads=1",
+        "device=cpu",
+        "hydra/launcher=slurm",
+        "hydra.launcher.gres=gpu:2",
+        *SMALL,
+    )
+    assert (
+        dl2pa(cluster, tmp_path, "-m", "seed=range(4)", *words, "hydra.launcher.runs_per_gpu=2", faults=faults).code
+        == 0
+    )
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: all(folder.lines("metrics") for folder in runs.values()))
+    tasks = {
+        name: (raw, node)
+        for name, raw, node in map(str.split, cluster.ask("squeue", "-hr", "-o", "%i %A %N").splitlines())
+    }
+    # Each has a node to itself, and the id of one is that of the array.
+    (noticed,) = [job for job, (raw, _) in tasks.items() if job.split("_")[0] == raw]
+    hit = [folder for folder in runs.values() if folder.job() == noticed]
+
+    def preempt(node: str) -> None:
+        cluster.ask(
+            "sbatch", "-p", "high", "-w", node, "--exclusive", "--wrap", "srun sleep 1", "-o", f"{tmp_path}/high.txt"
+        )
+
+    preempt(tasks[noticed][1])
+    wait_for(lambda: all(folder.state(slurm.queue()) is State.queued for folder in hit), 30)
+    wait_for(lambda: all(folder.attempts() == 2 and folder.state() is State.running for folder in hit))
+    epochs = [len(folder.lines("metrics")) for folder in hit]
+    wait_for(lambda: [len(folder.lines("metrics")) for folder in hit] > epochs)
+    assert [folder.attempts() for folder in runs.values() if folder not in hit] == [1, 1]
+    cluster.ask("scancel", "--signal=TERM", noticed)
+    wait_for(lambda: cluster.states()[noticed] == "FAILED")
+    assert [folder.state(slurm.queue()) for folder in hit] == [State.lost] * 2
+    cluster.ask("scancel", "--me")
+    wait_for(lambda: not cluster.ask("squeue", "-h"))
+    assert set(cluster.states().values()) == {"FAILED", "CANCELLED", "COMPLETED"}
+
+    assert dl2pa(cluster, tmp_path, "-m", "seed=4", "epochs=8", *words[1:], faults=faults).code == 0
+    alone = seeds(tmp_path / "runs")[4]
+    wait_for(lambda: bool(alone.lines("metrics")))
+    preempt(cluster.ask("squeue", "-h", "-j", str(alone.job()), "-o", "%N"))
+    wait_for(lambda: alone.state(slurm.queue()) is State.queued, 30)
+    wait_for(lambda: alone.state(slurm.queue()) is State.finished)
+    assert alone.attempts() == 2
+    assert bits(alone) == bits(undisturbed(tmp_path / "here", "seed=4", "epochs=8"))
+
+
 def test_a_notice_to_one_task_of_an_array(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only that one is queued again, though it is the task whose own id is the id of the array."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
@@ -216,7 +273,8 @@ def test_a_lost_node(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
-    """cancel forgets the jobs: what is left is planned; the same command with wait=true goes on and comes back."""
+    """cancel forgets the jobs: what is left is planned; the same command with wait=true goes on and comes back, though
+    SLURM does not always answer."""
     faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.05)"})
     words = ("seed=range(6)", "epochs=2", *WORDS, *SMALL)
     assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
@@ -228,9 +286,92 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     # SLURM kills after KillWait, which is short here, what has not got as far as its first step.
     assert {folder.state() for folder in runs.values()} <= {State.planned, State.lost}
     assert not any(folder.job() for folder in runs.values())
-    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true")
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / "squeue").write_text(
+        f"""#!/bin/sh
+date +%s.%N >> {busy}/asked
+n=$(wc -l < {busy}/asked)
+[ $n = 2 ] || [ $n = 3 ] && {{ echo "slurm_load_jobs error: Socket timed out" >&2; exit 1; }}
+exec {shutil.which("squeue")} "$@"
+"""
+    )
+    (busy / "squeue").chmod(0o755)
+    path = {"PATH": f"{busy}{os.pathsep}{os.environ['PATH']}"}
+    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true", faults=path)
     assert ended.code == 0, ended.said
+    assert ended.said.count("squeue: slurm_load_jobs error: Socket timed out; asking again for 5 minutes") == 1
+    times = [float(line) for line in (busy / "asked").read_text().split()]
+    assert all(later - earlier >= 4.5 for earlier, later in pairwise(times[:-1])), "the last is for the outcomes"
     assert [folder.state() for folder in runs.values()] == [State.finished] * 6
+
+
+def test_one_of_two_runs_in_a_task_fails(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is failed at once, and can be tried again, while the other goes on; if the task is queued again, so is it."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    slow = "import time; time.sleep(.1)"
+    faults = environment(tmp_path / "faults", {"-s0-": "1 / (3 - step)", "-s1-": slow})
+    words = ("seed=0,1", "epochs=20", *WORDS, *SMALL, "hydra.launcher.runs_per_gpu=2")
+    assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: bool(runs[1].lines("metrics")) and runs[0].state(slurm.queue()) is State.failed)
+    task = str(runs[1].job())
+    assert cluster.states()[task] == "RUNNING"
+    cluster.ask("scancel", "--signal=USR2", task)
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.queued)
+    wait_for(lambda: runs[0].attempts() == 2 and runs[0].state(slurm.queue()) is State.failed)
+    wait_for(lambda: runs[1].attempts() == 2 and runs[1].state(slurm.queue()) is State.running)
+
+    retried = dl2pa(cluster, tmp_path, "retry", "--failed", "runs")  # without the fault
+    assert retried.code == 0, retried.said
+    assert (runs[1].job(), runs[0].job()) == (task, next(job for job in cluster.states() if job != task))
+    wait_for(lambda: runs[0].state(slurm.queue()) is State.finished)
+    assert runs[1].state(slurm.queue()) is State.running
+
+
+def test_cancel_runs_that_share_a_task(cluster: Cluster, tmp_path: Path) -> None:
+    """All of them are planned again: those that were meant, and one beside them, which is named."""
+    faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.1)"})
+    words = ("seed=range(4)", "epochs=20", *WORDS, *SMALL, "hydra.launcher.runs_per_gpu=2")
+    assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    assert runs[0].job() == runs[1].job() != runs[2].job() == runs[3].job()
+    wait_for(lambda: all(folder.lines("metrics") for folder in runs.values()))
+    ended = dl2pa(cluster, tmp_path, "cancel", str(runs[0].path))
+    assert ended.code == 0, ended.said
+    assert f"in one job with them, and stopped, too: digits/{runs[1].run_id}\nasked 1 runs to stop" in ended.said
+    wait_for(lambda: [runs[seed].state() for seed in (0, 1)] == [State.planned] * 2)
+    assert runs[2].job() in cluster.states()
+    ended = dl2pa(cluster, tmp_path, "cancel", "runs")
+    assert ended.code == 0, ended.said
+    assert ended.said == "asked 2 runs to stop; what they have done is kept\n"
+    wait_for(lambda: [folder.state() for folder in runs.values()] == [State.planned] * 4)
+    assert set(cluster.states().values()) <= {"CANCELLED", "COMPLETING"}
+
+
+def test_a_job_that_ends_before_its_run_begins(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of setup fails, or an import: status names what the job printed, and logs shows it."""
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    setup = "hydra.launcher.setup=['echo no such module; exit 3']"
+    assert dl2pa(cluster, tmp_path, "-m", "seed=0", "epochs=1", *WORDS, *SMALL, setup).code == 0
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    without = "import sys\nif 'run' in sys.orig_argv: sys.modules['dl2pa.lease'] = None\n"
+    (broken / "sitecustomize.py").write_text(without)
+    faults = {"PYTHONPATH": str(broken)}
+    assert dl2pa(cluster, tmp_path, "-m", "seed=1,2", "epochs=1", *WORDS, *SMALL, faults=faults).code == 0
+    runs = seeds(tmp_path / "runs")
+    wait_for(lambda: all(folder.state(slurm.queue()) is State.lost for folder in runs.values()))
+    status = dl2pa(cluster, tmp_path, "status", "runs").said
+    for seed, words in {0: "no such module", 1: "ModuleNotFoundError", 2: "ModuleNotFoundError"}.items():
+        job = str(runs[seed].job())
+        printed = tmp_path / "runs" / ".sweeps" / "slurm" / job / f"{job}_0_log.out"
+        assert f"job {job} is gone; its output: {printed}" in status
+        said = dl2pa(cluster, tmp_path, "logs", str(runs[seed].path)).said
+        assert said.startswith(f"-- {printed}\n")
+        assert words in said
 
 
 def test_runs_of_several_ranks(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""SLURM's notice (SIGUSR2) to a task that still starts: it is kept until the run listens."""
+"""SLURM's notices to a task that still starts: they are kept until the run listens."""
 
 import os
 import subprocess
@@ -17,20 +17,21 @@ from dl2pa.sweep import slurm
 become = os.execv
 
 def execv(*arguments):
-    os.kill(os.getpid(), signal.SIGUSR2)
+    os.kill(os.getpid(), signal.Signals[sys.argv[1]])
     become(*arguments)
 
 os.execv = execv
-slurm.become_run(sys.argv[1:])
+slurm.become_run(sys.argv[2:])
 """
 
 
+@pytest.mark.parametrize("notice", ["SIGUSR2", "SIGTERM"])
 @pytest.mark.parametrize("runs", [1, 2])
-def test_a_task_that_is_told_before_it_listens(tmp_path: Path, runs: int) -> None:
+def test_a_task_that_is_told_before_it_listens(tmp_path: Path, runs: int, notice: str) -> None:
     folders = [planned(f"seed={seed}", "device=cpu", f"runs_dir={tmp_path}") for seed in range(runs)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     ended = subprocess.run(
-        [sys.executable, "-c", _TASK, *(str(folder.path) for folder in folders)],
+        [sys.executable, "-c", _TASK, notice, *(str(folder.path) for folder in folders)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -38,6 +39,6 @@ def test_a_task_that_is_told_before_it_listens(tmp_path: Path, runs: int) -> Non
         timeout=SECONDS,
     )
     assert ended.returncode == 1, ended.stdout
-    assert "stopped by SIGUSR2" in ended.stdout
+    assert f"stopped by {notice}" in ended.stdout
     assert [folder.state() for folder in folders] == [State.planned] * runs
     assert [folder.error() for folder in folders] == [None] * runs
