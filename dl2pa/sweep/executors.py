@@ -54,7 +54,7 @@ def work_off(
 
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
         slots = local.Local(**sweep.settings).environments(threads, folders[0] if folders else None)
-        sweep.pool = Holder.this_process()
+        sweep.pools = [*record.working(runs_dir, sweep.name), Holder.this_process()]
         record.write(runs_dir, sweep)
         local.work_off([*folders, *running], slots, sweep.folders(runs_dir))
         return

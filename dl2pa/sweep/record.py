@@ -16,14 +16,15 @@ from dl2pa.lease import Holder
 class Record:
     """``runs`` are DATASET/NAME below the runs_dir; ``executor`` is local or slurm, ``settings`` its own keys.
 
-    ``pool``: the process that works the runs off, where the executor is local.
+    ``pools``: the processes that work the runs off, where the executor is local: several if it was launched anew
+    meanwhile.
     """
 
     name: str
     runs: list[str]
     executor: str = "local"
     settings: dict[str, Any] = field(default_factory=dict)
-    pool: Holder | None = None
+    pools: list[Holder] = field(default_factory=list)
 
     def folders(self, runs_dir: Path) -> list[RunFolder]:
         """Those that have not been deleted since."""
@@ -48,6 +49,13 @@ def write(runs_dir: Path, record: Record) -> None:
     write_whole(target, json.dumps(asdict(record), indent=1) + "\n")
 
 
+def working(runs_dir: Path, name: str) -> list[Holder]:
+    """The pools of this host that work the sweep ``name`` off, and whoever does on another."""
+    if not _path(runs_dir, name).exists():
+        return []
+    return [pool for pool in read(runs_dir, name).pools if not pool.here() or pool.lives_here()]
+
+
 def read(runs_dir: Path, name: str) -> Record:
     """The sweep ``name`` of a runs_dir.
 
@@ -56,8 +64,8 @@ def read(runs_dir: Path, name: str) -> Record:
     """
     try:
         values = json.loads(_path(runs_dir, name).read_text())
-        pool = values.pop("pool")
-        return Record(**values, pool=None if pool is None else Holder(**pool))
+        pools = [Holder(**pool) for pool in values.pop("pools")]
+        return Record(**values, pools=pools)
     except FileNotFoundError:
         known = ", ".join(record.name for record in every(runs_dir)) or "none"
         raise UserError(f"sweep={name}: no sweep of {runs_dir}; there are: {known}") from None

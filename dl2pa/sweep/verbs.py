@@ -82,8 +82,9 @@ def cancel(arguments: Sequence[str]) -> None:
             print(f"in one job with them, and stopped, too: {', '.join(beside)}")
     for sweep in record.every(runs_dir):
         # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
-        if sweep.pool is not None and keys >= set(sweep.runs):
-            _terminate(sweep.pool)
+        if keys >= set(sweep.runs):
+            for pool in sweep.pools:
+                _terminate(pool)
     elsewhere = []
     for folder in active:
         holder = folder.holder()

@@ -148,6 +148,21 @@ def test_cancelled_from_another_shell(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_cancelled_where_two_pools_work_on_one_sweep(tmp_path: Path) -> None:
+    """Launched again from another shell it waits for the runs of the first; both are stopped, and begin nothing."""
+    slow = environment(tmp_path / "faults", {"-s": "import time; time.sleep(.05)"})
+    words = ("seed=0,1,2,3,4", "prototypes=simplex", "dimension=9")
+    pools = [start(tmp_path, *words, env=slow)]
+    wait_for(lambda: at_work(tmp_path, 0, 1))
+    pools.append(start(tmp_path, *words, env=slow))
+    wait_for(lambda: at_work(tmp_path, 0, 1, 2, 3))
+    assert verb(tmp_path, "cancel", "runs").code == 0
+    for pool in pools:
+        said, _ = pool.communicate(timeout=SECONDS)
+        assert "stopped, nothing lost" in said, said
+    assert [folder.state() for folder in folders(tmp_path).values()] == [State.planned] * 5
+
+
 def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
     """sweep=NAME with more seeds trains the new ones alone; its record lists its runs; a wrong name is an error."""
     words = ("sweep=k8", "dataset=digits", "dimension=4", "max_steps=1", "runtime.eval_batch_size=2000")
