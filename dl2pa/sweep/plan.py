@@ -118,8 +118,7 @@ def _outlook(runs: Sequence[Run], results: Mapping[int, Any], launcher: DictConf
     speeds = estimate.Speeds.of(estimate.finished_in({Path(run.cfg.runs_dir) for run in runs}))
     known = [seconds for run in left if (seconds := speeds.seconds(run.cfg)) is not None]
     if known:
-        gpu = settings.get("gpus_per_node") or settings.get("gres")
-        hours = f", {sum(known) / 3600:.1f} GPU-hours" if gpu else ""
+        hours = f", {gpus * sum(known) / 3600:.1f} GPU-hours" if (gpus := _gpus(settings)) else ""
         lines.append(
             f"expected: {duration(sum(known))} of one run at a time{hours}, for {len(known)} of {len(left)} runs, by "
             f"finished runs on {'; '.join(sorted(speeds.hardware))}"
@@ -127,6 +126,15 @@ def _outlook(runs: Sequence[Run], results: Mapping[int, Any], launcher: DictConf
     if len(known) < len(left):
         lines.append(f"no finished run to judge by: {len(left) - len(known)} runs")
     return lines
+
+
+def _gpus(settings: Mapping[str, Any]) -> int:
+    """How many a task of SLURM asks for, on all of its nodes: gres=gpu, gpu:2 or gpu:a100:2."""
+    count = settings.get("gpus_per_node")
+    name, *parts = str(settings.get("gres")).split(":")
+    if count is None and name == "gpu":
+        count = parts[-1] if parts and parts[-1].isdigit() else 1
+    return int(count or 0) * int(settings.get("nodes") or 1)
 
 
 def _revisions(result: Mapping[str, Any]) -> list[str | None]:

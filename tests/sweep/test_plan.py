@@ -105,6 +105,13 @@ def test_plan_counts_runs_cells_and_what_is_finished(tmp_path: Path, capsys: pyt
     assert made == "finished: 1 by revision abc"
     assert left == "to run: 7, hydra/launcher=local (slots=3 runs_per_gpu=1)"
     assert takes == ("expected: 7:00:00 of one run at a time, for 7 of 7 runs, by finished runs on a GPU, 4 threads")
+    for words, hours in (
+        (["hydra.launcher.gres=gpu:a100:2", "hydra.launcher.nodes=2"], "28.0"),
+        (["hydra.launcher.gpus_per_node=1"], "7.0"),
+        (["hydra.launcher.gres=gpu"], "7.0"),
+    ):
+        plan.main(["sweep=k8", "seed=1,2", runs_dir, "hydra/launcher=slurm", *words])
+        assert f"of one run at a time, {hours} GPU-hours, for 7 of 7" in capsys.readouterr().out
     assert first == "sweep=k8: 8 runs in 4 cells, 1 finished"
     assert heading.split() == ["dataset", "method", "d", "imbalance", "seeds", "finished"]
     assert [row.split() for row in rows] == [
