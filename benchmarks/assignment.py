@@ -9,6 +9,7 @@ import statistics
 import time
 from pathlib import Path
 
+import circumstances
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
@@ -16,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from dl2pa import config
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
-from dl2pa.device import hardware, resolve_device, resolve_precision
+from dl2pa.device import resolve_device, resolve_precision
 from dl2pa.run import make_trainer
 
 STEPS, WARMUP, BATCH, EPOCH_STEPS = 12, 3, 128, 391
@@ -68,7 +69,7 @@ def share(classes: int, dimension: int, statistic: str) -> tuple[float, float, f
 
 
 def main() -> None:
-    print(f"{hardware(resolve_device('auto'))}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(circumstances.told())
     for classes, dimension in ((100, 50), (1000, 512)):
         for statistic in ("epoch_mean", "loss_matrix", "ema", "queue"):
             step, bookkeeping, matching = share(classes, dimension, statistic)

@@ -16,7 +16,6 @@ of the wall clock, with those of the processors behind them, which say more on a
 the latter.
 """
 
-import datetime
 import multiprocessing
 import resource
 import statistics
@@ -24,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import circumstances
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,12 +32,10 @@ from torch import Tensor
 
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.statistics import EpochMean
-from dl2pa.device import hardware
 from dl2pa.losses import Target
 from dl2pa.methods.heads import PrototypeHead
 from dl2pa.prototypes.energy import descend, smooth_maximum_cosine
 from dl2pa.prototypes.separation import separation, softmax_separation
-from dl2pa.revision import revision
 
 DIMENSION, BATCH = 512, 128
 KINDS = ("random", "alike", "drift", "near", "kept")
@@ -182,10 +180,7 @@ def main() -> None:
     kinds = options.get("kinds", ",".join(KINDS)).split(",")
     only = options.get("only", "match,observe,prototypes").split(",")
     repeats, dense = int(options.get("repeats", 3)), int(options.get("dense", 5000))
-    print(
-        f"{datetime.date.today()}, revision {revision()}, {hardware(torch.device('cpu'))}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, n {repeats}\n"
-    )
+    print(f"{circumstances.told()}, n {repeats}\n")
     for line in rows(classes, kinds, dense, repeats, only):
         print(line, flush=True)
 

@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import circumstances
 import numpy as np
-import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from dl2pa import config
 from dl2pa.data.loader import Loader
-from dl2pa.device import hardware, resolve_device, resolve_precision
+from dl2pa.device import resolve_device, resolve_precision
 from dl2pa.errors import told
 from dl2pa.run import load_data, make_trainer
 from dl2pa.timing import Again, Speed, training
@@ -71,13 +71,13 @@ def main(words: Sequence[str]) -> None:
         for _ in range(ROUNDS):
             for name, measure in measures.items():
                 rates[name].append(measure())
+    print(circumstances.told())
     for name, found in rates.items():
         print(f"{name}: {statistics.median(found):.1f} images/s (min {min(found):.1f}, max {max(found):.1f})")
     ratios = [got / min(loader, step) for loader, step, got in zip(*rates.values(), strict=True)]
     print(
         f"together, of the slower one: {statistics.median(ratios):.0%} (min {min(ratios):.0%}, max {max(ratios):.0%}, "
-        f"n {ROUNDS}); {cfg.backbone.name}, {precision}, batch {cfg.batch_size}, {cfg.runtime.workers} workers, "
-        f"{hardware(device)}, {torch.get_num_threads()} threads"
+        f"n {ROUNDS}); {cfg.backbone.name}, {precision}, batch {cfg.batch_size}, {cfg.runtime.workers} workers"
     )
 
 

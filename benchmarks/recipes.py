@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+import circumstances
 from hydra import compose, initialize_config_dir
 
 from dl2pa import config
@@ -67,6 +68,7 @@ def main(words: Sequence[str]) -> None:
     rates = [(fast.images_per_second(), paper.images_per_second()) for _ in range(ROUNDS)]
     speed_fast, speed_paper = (statistics.median(column) for column in zip(*rates, strict=True))
     images = paper.cfg.epochs * len(paper.data.train)
+    print(f"{circumstances.told()}\n")
     print(f"| recipe | row | top-1 % (n) | FLOP | seconds on {hardware(fast.device)} |")
     print("|---|---|---|---|---|")
     flops, seconds = images * paper.flops, images / speed_paper

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import circumstances
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from torchvision import transforms
 from dl2pa import config
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
-from dl2pa.device import DTYPES, hardware, resolve_device, resolve_precision
+from dl2pa.device import DTYPES, resolve_device, resolve_precision
 from dl2pa.run import make_trainer
 from dl2pa.trainer import Trainer
 
@@ -201,7 +202,7 @@ def main() -> None:
         against_a_plain_loop(precision, device)
     for each in dict.fromkeys(["fp32", precision]):
         share_of_the_hardware(each, device)
-    print(f"on {hardware(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(circumstances.told())
 
 
 def against_a_plain_loop(precision: str, device: torch.device) -> None:

@@ -1,0 +1,21 @@
+"""What a benchmark prints first: how, when, with which code and on what it measures."""
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from dl2pa.device import hardware, resolve_device
+from dl2pa.revision import revision
+
+
+def told() -> str:
+    """In a line: command, date, revision of the code, processor or GPU with its capability, threads, torch."""
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    device = hardware(resolve_device("auto"))
+    return (
+        f"`{command}`, {datetime.date.today()}, revision {revision()}, {device}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}"
+    )
