@@ -7,26 +7,24 @@ C=1000 (d=512).
 
 import statistics
 import time
-from pathlib import Path
 
 import circumstances
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from dl2pa import config
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.device import resolve_device, resolve_precision
 from dl2pa.run import make_trainer
+from dl2pa.sweep.compose import composing
 
 STEPS, WARMUP, BATCH, EPOCH_STEPS = 12, 3, 128, 391
 
 
 def share(classes: int, dimension: int, statistic: str) -> tuple[float, float, float]:
     """Seconds of a step without the head's bookkeeping, of the bookkeeping, and of the matching; medians."""
-    config.register()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with composing():
         words = ["dataset=cifar100", f"dataset.num_classes={classes}", f"dimension={dimension}", "prototypes=random"]
         cfg = compose(
             "config",

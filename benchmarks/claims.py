@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 import rates
-from hydra import initialize_config_dir
 
-from dl2pa import config
 from dl2pa.report import stats
 from dl2pa.sweep import grid
+from dl2pa.sweep.compose import composing
 from dl2pa.sweep.plan import planned
 
 PAGE = rates.ROOT / "results" / "README.md"
@@ -120,6 +119,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    config.register()
-    with initialize_config_dir(str(rates.ROOT / "conf"), version_base="1.3"):
+    with composing():
         PAGE.write_text(filled(PAGE.read_text()))

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import circumstances
 import numpy as np
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 
-from dl2pa import config
 from dl2pa.data.loader import Loader
 from dl2pa.device import resolve_device, resolve_precision
 from dl2pa.errors import told
 from dl2pa.run import load_data, make_trainer
+from dl2pa.sweep.compose import composing
 from dl2pa.timing import Again, Speed, training
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +82,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.register()
-    with told(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with told(), composing():
         main(sys.argv[1:])

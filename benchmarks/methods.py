@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import rates
-from hydra import initialize_config_dir
 
-from dl2pa import config
 from dl2pa.errors import UserError, told
 from dl2pa.report.draw import draw, styles
 from dl2pa.report.figures import Figure, Series
+from dl2pa.sweep.compose import composing
 from dl2pa.sweep.launch import launch
 from dl2pa.sweep.plan import Run, planned
 
@@ -108,6 +107,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.register()
-    with told(), initialize_config_dir(str(rates.ROOT / "conf"), version_base="1.3"):
+    with told(), composing():
         main(sys.argv[1:])

@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hydra import initialize_config_dir
-
-from dl2pa import config
 from dl2pa.errors import UserError, told
 from dl2pa.sweep import grid
+from dl2pa.sweep.compose import composing
 from dl2pa.sweep.launch import launch
 from dl2pa.sweep.plan import Run, distinct, planned
 
@@ -141,6 +139,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.register()
-    with told(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with told(), composing():
         main(sys.argv[1:])

@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import mean
 
 import circumstances
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from dl2pa import config
 from dl2pa.data.datasets import Data
 from dl2pa.device import hardware, resolve_device
 from dl2pa.errors import UserError, told
@@ -23,6 +22,7 @@ from dl2pa.flops import training_flops
 from dl2pa.report.collect import Cell, collect
 from dl2pa.report.published import published
 from dl2pa.run import load_data, make_trainer
+from dl2pa.sweep.compose import composing
 from dl2pa.timing import training
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +85,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    config.register()
-    with told(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with told(), composing():
         main(sys.argv[1:])

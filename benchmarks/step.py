@@ -17,14 +17,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import circumstances
 import numpy as np
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
@@ -33,11 +32,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from dl2pa import config
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.device import DTYPES, resolve_device, resolve_precision
 from dl2pa.run import make_trainer
+from dl2pa.sweep.compose import composing
 from dl2pa.trainer import Trainer
 
 ROUNDS, STEPS, WARMUP, BATCH, CLASSES, DIMENSION = 5, 10, 2, 128, 100, 50
@@ -79,8 +78,7 @@ def plain_steps(
 
 
 def composed(*words: str) -> DictConfig:
-    config.register()
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with composing():
         fixed = [
             "dataset=cifar100",
             f"dimension={DIMENSION}",
@@ -198,11 +196,11 @@ def seconds_aside(trainer: Trainer, now: Callable[[], float]) -> tuple[Counter[s
 def main() -> None:
     device = resolve_device("auto")
     precision = resolve_precision("auto", device)
+    print(circumstances.told(), flush=True)
     if sys.argv[1:] != ["share"]:
         against_a_plain_loop(precision, device)
     for each in dict.fromkeys(["fp32", precision]):
         share_of_the_hardware(each, device)
-    print(circumstances.told())
 
 
 def against_a_plain_loop(precision: str, device: torch.device) -> None:

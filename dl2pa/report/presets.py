@@ -1,16 +1,15 @@
 """Which options of the config groups a run's config comes from."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 from dl2pa import config
 from dl2pa.identity import defaults, leaves
-from dl2pa.sweep.plan import CONF
+from dl2pa.sweep.compose import CONF, composing
 
 _SHARED = ("assignment", "loss", "optimizer", "schedule")  # groups of which several options share a name
 _PARTS = ("method.", "prototypes.", "assignment.", "loss.")
@@ -50,7 +49,7 @@ def _options(group: str) -> dict[str, dict[str, str]]:
     """The values of each option of a group, without those that follow other keys."""
     schema = defaults(config.Config).get(group)
     found: dict[str, dict[str, str]] = {}
-    with _composing():
+    with composing():
         for path in sorted((CONF / group).glob("*.yaml")):
             given = compose(f"{group}/{path.stem}")[group]
             whole = OmegaConf.to_container(OmegaConf.merge(schema, given), enum_to_str=True)
@@ -61,18 +60,11 @@ def _options(group: str) -> dict[str, dict[str, str]]:
 
 @cache
 def _preset(dataset: str, method: str, compat: str) -> dict[str, str]:
-    with _composing():
+    with composing():
         cfg = compose("config", overrides=[f"dataset={dataset}", f"method={method}", f"compat={compat}"])
         values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
     return _parts(leaves(values))
-
-
-@contextmanager
-def _composing() -> Iterator[None]:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, str]:

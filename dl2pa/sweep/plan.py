@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 
-from dl2pa import config, identity
+from dl2pa import identity
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.sweep import estimate, grid
-from dl2pa.sweep.compose import Composer
+from dl2pa.sweep.compose import Composer, composing
 from dl2pa.sweep.look import duration
 from dl2pa.validate import validate
 
-CONF = Path(__file__).parents[2] / "conf"
 _COLUMNS = ("dataset", "method", "d", "imbalance", "seeds", "finished", "")
 _SHOWN = ("dataset", "method", "dimension", "imbalance", "seed")  # keys that have a column of their own
 
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     jobs = grid.expand(grid.read(chosen[0]) if chosen else grid.Sweep({}, [{}]), words)
     title = f"sweep={chosen[0]}" if chosen else "-m"
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         try:
             runs = distinct(planned(jobs))
         except UserError as error:
