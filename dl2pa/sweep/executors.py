@@ -10,8 +10,8 @@ from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.signals import StopRequest, listening
-from dl2pa.sweep import record
-from dl2pa.sweep.look import Display, look_all
+from dl2pa.sweep import record, slurm
+from dl2pa.sweep.look import Display, look_all, note
 from dl2pa.sweep.record import Record
 
 WATCHED = 2.0  # seconds between two looks at runs that others work on
@@ -25,8 +25,6 @@ def queue_of(folders: Sequence[RunFolder]) -> dict[str, str] | None:
     jobs = [job for folder in folders if (job := folder.job()) is not None]  # before SLURM is asked: some may be new
     if not jobs:
         return None
-    from dl2pa.sweep import slurm
-
     states = slurm.queue()
     return {job: states.get(job, "") for job in jobs}
 
@@ -44,7 +42,8 @@ def work_off(
         Stopped: asked to from outside; nothing is lost.
     """
     configs = [folder.frozen() for folder in folders]
-    check(sweep, {bool(config["runtime"].get("ddp", False)) for config in configs})
+    if folders:
+        check(sweep, {bool(config["runtime"].get("ddp", False)) for config in configs})
     _fetch({config["dataset"]["source"]: folder for config, folder in zip(configs, folders, strict=True)})
     for folder in folders:  # how the last attempt went is of no interest any more
         folder.write_error(None)
@@ -58,8 +57,6 @@ def work_off(
         record.write(runs_dir, sweep)
         local.work_off([*folders, *running], slots, sweep.folders(runs_dir))
         return
-    from dl2pa.sweep import slurm
-
     record.write(runs_dir, sweep)
     if folders:
         paths, resources = [folder.path for folder in folders], slurm.Resources(**sweep.settings)
@@ -75,8 +72,6 @@ def watch(folders: Sequence[RunFolder]) -> None:
     Raises:
         UserError: the scheduler is not here, or does not answer for minutes.
     """
-    from dl2pa.sweep import slurm
-
     failures = 0  # in a row
     with listening() as stop, Display() as display:
         while not stop:
@@ -118,8 +113,6 @@ def check(sweep: Record, ddp: set[bool]) -> None:
                 "--nproc_per_node N launch.py ... without -m, or hydra/launcher=slurm hydra.launcher.tasks_per_node=N"
             )
         return
-    from dl2pa.sweep import slurm
-
     resources = slurm.Resources(**sweep.settings)
     resources.check()
     ranks = resources.ranks
@@ -148,10 +141,12 @@ def _fetch(by_source: Mapping[str, RunFolder]) -> None:
 
 
 def verdict(folder: RunFolder, queue: Mapping[str, str] | None) -> str | None:
-    """How a run came to fail or was lost, with the end of its traceback; None for any other."""
-    (look,) = look_all([folder], queue)
-    if look.state not in (State.failed, State.lost):
+    """Why nobody goes on with a run that has not finished, with the end of its traceback; None for any other."""
+    state = folder.state(queue)
+    if state is State.planned:
+        return f"{folder.path}: stopped, or deleted, before it finished; the same command goes on"
+    if state not in (State.failed, State.lost):
         return None
-    traceback = str((folder.error() or {}).get("traceback", "")) if look.state is State.failed else ""
+    traceback = str((folder.error() or {}).get("traceback", "")) if state is State.failed else ""
     last = [f"    {line}" for line in traceback.splitlines()[-7:-1]]
-    return "\n".join([*last, f"{look.state.value}: {folder.path}: {look.note}"])
+    return "\n".join([*last, f"{state.value}: {folder.path}: {note(folder, state)}"])

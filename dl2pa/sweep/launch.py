@@ -30,15 +30,15 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
     sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
-    executors.check(sweep, {cfg.runtime.ddp for cfg in configs.values()})  # before anything is set aside
-    for folder in folders:
+    queue = executors.queue_of([folder for folder in folders if not configs[folder.path].rerun])
+    states = {folder.path: State.planned if configs[folder.path].rerun else folder.state(queue) for folder in folders}
+    mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]
+    if mine:
+        executors.check(sweep, {configs[folder.path].runtime.ddp for folder in mine})  # before anything is set aside
+    for folder in mine:
         if configs[folder.path].rerun and folder.path.exists():
             with folder.claimed():
                 folder.set_aside()
-    queue = executors.queue_of(folders)
-    states = {folder.path: folder.state(queue) for folder in folders}
-    mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]
-    for folder in mine:
         folder.plan(configs[folder.path])
     finished = sum(state is State.finished for state in states.values())
     others = len(folders) - len(mine) - finished
@@ -61,7 +61,5 @@ def _outcome(folder: RunFolder, queue: Mapping[str, str] | None) -> tuple[float 
     result = folder.result()
     if result is not None:
         return objective(result), None
-    if folder.state(queue) is State.planned:
-        return None, UserError(f"{folder.path}: stopped, or deleted, before it finished; the same command goes on")
     verdict = executors.verdict(folder, queue)
     return None, None if verdict is None else UserError(verdict)

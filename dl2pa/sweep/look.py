@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dl2pa import lease
 from dl2pa.folder import RunFolder, State
-from dl2pa.sweep import record
+from dl2pa.sweep import record, slurm
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -58,7 +58,7 @@ def look(folder: RunFolder, queue: Mapping[str, str] | None, now: float | None =
         epoch = epochs if epoch == 0 else epoch
     elif state is State.running and lines:
         left = max(0.0, (epochs - epoch) * lines[-1]["seconds"] / epoch)
-    return Look(record.key(folder), state, epoch, epochs, top1, left, _note(folder, state))
+    return Look(record.key(folder), state, epoch, epochs, top1, left, note(folder, state))
 
 
 def look_all(folders: Sequence[RunFolder], queue: Mapping[str, str] | None) -> list[Look]:
@@ -66,7 +66,8 @@ def look_all(folders: Sequence[RunFolder], queue: Mapping[str, str] | None) -> l
     return [look(folder, queue, now) for folder in folders]
 
 
-def _note(folder: RunFolder, state: State) -> str:
+def note(folder: RunFolder, state: State) -> str:
+    """What there is to say of a run beside its state, in a line; mostly nothing."""
     if state is State.failed:
         message = str((folder.error() or {}).get("message", ""))
         return (message.splitlines() or [""])[-1]
@@ -88,8 +89,6 @@ def job_output(folder: RunFolder) -> Path | None:
     job = folder.job()
     if job is None:
         return None
-    from dl2pa.sweep import slurm
-
     path = slurm.output(folder.path.parent.parent, job)
     return path if path.exists() else None
 

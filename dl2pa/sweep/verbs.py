@@ -9,7 +9,7 @@ import psutil
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
-from dl2pa.sweep import executors, record
+from dl2pa.sweep import executors, record, slurm
 from dl2pa.sweep.look import job_output, look_all, print_table
 from dl2pa.sweep.record import Record
 
@@ -69,8 +69,6 @@ def cancel(arguments: Sequence[str]) -> None:
     keys = {record.key(folder) for folder in folders}
     submitted: list[str] = []
     if jobs := {job for folder in active if (job := folder.job()) is not None}:
-        from dl2pa.sweep import slurm
-
         # Not of ``folders`` alone: runs may share a job.
         ending = [folder for folder in RunFolder.below(runs_dir) if folder.job() in jobs]
         ending = [folder for folder in ending if folder.state(queue) in (State.queued, State.running)]
