@@ -1,5 +1,6 @@
 """RUNS_DIR/.sweeps/NAME.json: which runs a sweep consists of, and how they were last worked off."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -51,9 +52,11 @@ def write(runs_dir: Path, record: Record) -> None:
 
 def working(runs_dir: Path, name: str) -> list[Holder]:
     """The pools of this host that work the sweep ``name`` off, and whoever does on another."""
-    if not _path(runs_dir, name).exists():
-        return []
-    return [pool for pool in read(runs_dir, name).pools if not pool.here() or pool.lives_here()]
+    pools: list[Holder] = []
+    if _path(runs_dir, name).exists():
+        with contextlib.suppress(UserError):  # what cannot be read is about to be written anew
+            pools = read(runs_dir, name).pools
+    return [pool for pool in pools if not pool.here() or pool.lives_here()]
 
 
 def read(runs_dir: Path, name: str) -> Record:

@@ -56,12 +56,13 @@ def side_by_side(folder: RunFolder, count: int, environment: Mapping[str, str]) 
         for _ in range(count)
     ]
     ready = [process.stdout is not None and process.stdout.readline() != "" for process in processes]
-    for process in processes:  # all of them, before any is waited for
+    for process in processes if all(ready) else ():  # all of them, before any is waited for; without it they end
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin:  # closed without a word, it ends the probe
-            process.stdin.write("go\n" if all(ready) else "")
-    said = [process.stdout.read() if process.stdout is not None else "" for process in processes]
-    if any([process.wait() != 0 for process in processes]) or not all(ready):
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+    said = [process.communicate()[0] for process in processes]
+    if any(process.returncode != 0 for process in processes):
         return []
     return together([json.loads(line) for line in said])
 

@@ -45,6 +45,15 @@ def dl2pa(cluster: Cluster, folder: Path, *words: str, faults: Mapping[str, str]
     return python(*program, *words, cwd=folder, env={**cluster.environment, **(faults or {})})
 
 
+def standing_in(folder: Path, command: str, before: str) -> dict[str, str]:
+    """The environment in which a command of SLURM is itself, but after these lines of shell, which may end it."""
+    folder.mkdir()
+    script = folder / command
+    script.write_text(f'#!/bin/sh\n{before}\nexec {shutil.which(command)} "$@"\n')
+    script.chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
 def seeds(runs_dir: Path) -> dict[int, RunFolder]:
     return {int(re.search(r"-s(\d+)-", folder.run_id)[1]): folder for folder in RunFolder.below(runs_dir)}  # type: ignore[index]
 
@@ -286,22 +295,18 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     # SLURM kills after KillWait, which is short here, what has not got as far as its first step.
     assert {folder.state() for folder in runs.values()} <= {State.planned, State.lost}
     assert not any(folder.job() for folder in runs.values())
-    busy = tmp_path / "busy"
-    busy.mkdir()
-    (busy / "squeue").write_text(
-        f"""#!/bin/sh
-date +%s.%N >> {busy}/asked
-n=$(wc -l < {busy}/asked)
-[ $n = 2 ] || [ $n = 3 ] && {{ echo "slurm_load_jobs error: Socket timed out" >&2; exit 1; }}
-exec {shutil.which("squeue")} "$@"
-"""
+    asked = tmp_path / "asked"
+    busy = standing_in(
+        tmp_path / "busy",
+        "squeue",
+        f"""date +%s.%N >> {asked}
+n=$(wc -l < {asked})
+[ $n = 2 ] || [ $n = 3 ] && {{ echo "slurm_load_jobs error: Socket timed out" >&2; exit 1; }}""",
     )
-    (busy / "squeue").chmod(0o755)
-    path = {"PATH": f"{busy}{os.pathsep}{os.environ['PATH']}"}
-    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true", faults=path)
+    ended = dl2pa(cluster, tmp_path, "-m", *words, "hydra.launcher.wait=true", faults=busy)
     assert ended.code == 0, ended.said
     assert ended.said.count("squeue: slurm_load_jobs error: Socket timed out; asking again for 5 minutes") == 1
-    times = [float(line) for line in (busy / "asked").read_text().split()]
+    times = [float(line) for line in asked.read_text().split()]
     assert all(later - earlier >= 4.5 for earlier, later in pairwise(times[:-1])), "the last is for the outcomes"
     assert [folder.state() for folder in runs.values()] == [State.finished] * 6
 
@@ -429,19 +434,15 @@ def test_what_is_submitted(cluster: Cluster, tmp_path: Path, monkeypatch: pytest
 
 def test_a_refusal_half_way(cluster: Cluster, tmp_path: Path) -> None:
     """Of two arrays the second is refused, as by a limit of jobs a user: those of the first are known, and go on."""
-    refusing = tmp_path / "refusing"
-    refusing.mkdir()
-    (refusing / "sbatch").write_text(
-        f"""#!/bin/sh
-[ -e {refusing}/asked ] && {{ echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }}
-touch {refusing}/asked
-exec {shutil.which("sbatch")} "$@"
-"""
+    asked = tmp_path / "asked"
+    refusing = standing_in(
+        tmp_path / "refusing",
+        "sbatch",
+        f"""[ -e {asked} ] && {{ echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }}
+touch {asked}""",
     )
-    (refusing / "sbatch").chmod(0o755)
     words = ("-m", "seed=range(13)", "epochs=1", *WORDS, *SMALL)
-    path = {"PATH": f"{refusing}{os.pathsep}{os.environ['PATH']}"}
-    ended = dl2pa(cluster, tmp_path, *words, faults=path)
+    ended = dl2pa(cluster, tmp_path, *words, faults=refusing)
     assert ended.code == 1
     assert "QOSMaxSubmitJobPerUserLimit (11 of 13 runs are submitted)" in ended.said
     jobs = {folder.job() for folder in RunFolder.below(tmp_path / "runs")}
@@ -465,6 +466,10 @@ def test_without_an_answer(cluster: Cluster, tmp_path: Path) -> None:
     assert ended.code == 1
     assert "squeue: SLURM does not answer" in ended.said
     folder.write_job(None)
+    done = undisturbed(tmp_path / "here", "seed=1", "max_steps=1")
+    shutil.copytree(done.path, folder.path.with_name(done.run_id))
+    finished = ("-m", "seed=1", "max_steps=1", *WORDS)
+    assert "1 finished, 0 to run" in dl2pa(cluster, tmp_path, *finished, faults=no_slurm).said, "needs no SLURM"
     before = {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()}
     ended = dl2pa(cluster, tmp_path, "-m", "seed=0", "rerun=true", *WORDS, faults=no_slurm)
     assert {path.name: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before, "nothing is set aside"

@@ -163,6 +163,7 @@ def test_cancelled_where_two_pools_work_on_one_sweep(tmp_path: Path) -> None:
     assert [folder.state() for folder in folders(tmp_path).values()] == [State.planned] * 5
 
 
+@pytest.mark.slow
 def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
     """sweep=NAME with more seeds trains the new ones alone; its record lists its runs; a wrong name is an error."""
     words = ("sweep=k8", "dataset=digits", "dimension=4", "max_steps=1", "runtime.eval_batch_size=2000")
@@ -315,7 +316,9 @@ from pathlib import Path
 print("ready", flush=True)
 sys.stdin.readline()
 Path({str(tmp_path)!r}, str(time.monotonic_ns())).touch()
+end = time.monotonic() + 30
 while len(list(Path({str(tmp_path)!r}).iterdir())) < 3:
+    assert time.monotonic() < end, "told to begin before the others"
     time.sleep(.01)
 print(json.dumps(dict(images_per_second=1.0, taken=1, free=1)))
 """
@@ -356,3 +359,10 @@ def test_the_record_of_a_sweep_says_how_it_was_launched(tmp_path: Path) -> None:
     assert stored["executor"] == "local"
     assert stored["settings"]["slots"] == 2
     assert stored["runs"] == [record.key(folder) for folder in RunFolder.below(tmp_path / "runs")]
+    path.write_text("{")
+    refused = verb(tmp_path, "cancel", "runs")
+    assert "not a readable sweep" in refused.said
+    assert "launch it again" in refused.said
+    again = sweep(tmp_path, "seed=0", "max_steps=1")
+    assert again.code == 0, again.said
+    assert json.loads(path.read_text())["runs"] == stored["runs"]
