@@ -30,7 +30,8 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Catch the signals within the block and give back the former handlers after it.
 
-    A notice that was held back since the process began comes now.
+    A notice that was held back since the process began comes now. Once one has come, the process is on its way out, and
+    further ones, as of a scheduler and of a pool that both tell it, do not cut that short: the handlers stay.
     """
     request = StopRequest()
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
@@ -39,8 +40,9 @@ def listening() -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for name, handler in former.items():
-            signal.signal(name, handler)
+        if not request:
+            for name, handler in former.items():
+                signal.signal(name, handler)
 
 
 @contextlib.contextmanager

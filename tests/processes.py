@@ -192,6 +192,14 @@ def signal_after(number: signal.Signals, steps: int) -> None:
     _surround(Trainer, "_step", after=notice)
 
 
+def signal_twice(number: signal.Signals, steps: int) -> None:
+    """As ``signal_after``, and once more when the run lets go of its folder."""
+    from dl2pa.lease import Lease
+
+    signal_after(number, steps)
+    _surround(Lease, "release", before=lambda: os.kill(os.getpid(), number))
+
+
 def signal_group_in(number: signal.Signals, owner: type, name: str, calls: int) -> None:
     """The process and all of its children get the signal from a stranger in the ``calls``-th call of owner.name."""
     os.setsid()

@@ -15,11 +15,11 @@ import torch
 from composing import compose_config
 from data_files import write_tiny_imagenet
 from omegaconf import DictConfig
-from processes import Child, die_at, few_digits, launch, signal_after, signal_group_in, train, with_few_digits
+from processes import Child, die_at, few_digits, launch, signal_after, signal_group_in, signal_twice, train, with_few_digits
 
 from dl2pa import run as run_module
 from dl2pa.errors import UserError
-from dl2pa.folder import RunFolder
+from dl2pa.folder import RunFolder, State
 from dl2pa.metrics import Tally
 from dl2pa.run import run
 from dl2pa.trainer import Trainer
@@ -163,6 +163,13 @@ def test_signal_stops_at_the_next_step(tmp_path: Path, number: signal.Signals) -
     assert ended.code == 0
     assert f"going on at epoch {position['epoch'] + 1}, step {position['step'] + 1}" in ended.said
     assert_same(outcome(folder), outcome(only_folder(undisturbed)))
+
+
+def test_a_second_signal_while_the_run_lets_go(tmp_path: Path) -> None:
+    """As a job with several runs is cancelled: each is told by the scheduler, and by the process that started it."""
+    ended = launch(*words_of("digits", tmp_path), cwd=tmp_path, before=partial(signal_twice, signal.SIGTERM, 4)).end()
+    assert "stopped by SIGTERM, nothing lost" in ended.said
+    assert RunFolder(only_folder(tmp_path)).state() is State.planned
 
 
 def test_signal_to_the_whole_group_of_processes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sc
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MaxArraySize=11
-KillWait=5
+KillWait=10
 SlurmdTimeout=10
 SlurmctldTimeout=10
 MinJobAge=300
