@@ -15,7 +15,17 @@ import torch
 from composing import compose_config
 from data_files import write_tiny_imagenet
 from omegaconf import DictConfig
-from processes import Child, die_at, few_digits, launch, signal_after, signal_group_in, signal_twice, train, with_few_digits
+from processes import (
+    Child,
+    die_at,
+    few_digits,
+    launch,
+    signal_after,
+    signal_group_in,
+    signal_twice,
+    train,
+    with_few_digits,
+)
 
 from dl2pa import run as run_module
 from dl2pa.errors import UserError

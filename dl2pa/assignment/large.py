@@ -39,7 +39,8 @@ TOLERANCE = 1e-7
 WANTED, MORE = 60, 60  # candidates a class at first, and what a later pass adds at most: fewer take more passes
 RARE = 5  # a prototype wanted by no more classes than this looks for classes itself
 BLOCK = 1 << 24  # scores held at once: 64 MB, and 128 MB of them less the prices
-SAMPLE = 1024  # classes from which prices are guessed
+SAMPLE = 2048  # classes from which prices are guessed
+WORTHWHILE = 1e-3  # by how much, of the scores' spread, a guess has to get better to be carried on
 SHARED = 0.1  # share of classes whose favourite others favour, too, from which on prices are guessed
 _TIGHT = 1e-12  # less is rounding of the sums and differences of scores that prices are
 
@@ -134,7 +135,7 @@ class Solution:
 def solve(pairs: Pairs, old: np.ndarray) -> Solution:
     """The bijection with the largest sum of the scores [n, n], which are finite; ``old`` [n] is one to start from."""
     size = len(pairs)
-    sample = min(SAMPLE, size, max(1, 4 * BLOCK // size))
+    sample = min(SAMPLE, size, max(2, 4 * BLOCK // size))
     # The mean scores: what all classes like alike is no reason to choose it.
     prices = pairs.rows(_spread(torch.arange(size), sample)).mean(dim=0, dtype=torch.float64).cpu().numpy()
     found = _look(pairs, prices, old)
@@ -200,17 +201,27 @@ def _look(pairs: Pairs, prices: np.ndarray, chosen: np.ndarray, count: int = 0, 
 
 
 def _guess(scores: Tensor, prices: np.ndarray) -> np.ndarray:
-    """[n], what to add to the prices so that the rows of scores [k, n] want all columns about equally often."""
+    """[n], what to add to the prices so that the rows of scores [k, n] want all columns about equally often.
+
+    The temperature falls as long as the bound on the value of a matching, as half of the rows have it, that the prices
+    were not made from, falls with it: by chance alone single rows of many dimensions want single columns.
+    """
     scores = scores - torch.from_numpy(prices).to(scores)
-    rise, plan = torch.zeros_like(scores[0]), torch.empty_like(scores)
-    spread = float(scores.std())
-    for temperature in spread * np.geomspace(1, 0.2, 7):
-        torch.sub(scores, rise, out=plan)
-        plan -= plan.amax(dim=1, keepdim=True)
-        plan.div_(max(temperature, 1e-30)).exp_()
-        plan /= plan.sum(dim=1, keepdim=True)
-        rise += temperature * plan.mean(dim=0).mul_(len(rise)).clamp_(min=1e-6).log_()
-    return rise.double().cpu().numpy()
+    made_from, held_out = scores[::2], scores[1::2]
+    rise, plan = torch.zeros_like(scores[0]), torch.empty_like(made_from)
+    temperature = spread = max(float(scores.std()), 1e-30)
+    bound, kept = torch.inf, rise
+    while True:
+        for _ in range(2):
+            torch.sub(made_from, rise, out=plan)
+            plan -= plan.amax(dim=1, keepdim=True)
+            plan.div_(temperature).exp_()
+            plan /= plan.sum(dim=1, keepdim=True)
+            rise = rise + temperature * plan.mean(dim=0).mul_(len(rise)).clamp_(min=1e-6).log_()
+        fallen = bound - (found := float(rise.mean() + (held_out - rise).amax(dim=1).mean()))
+        if fallen < WORTHWHILE * spread:
+            return (rise if fallen > 0 else kept).double().cpu().numpy()
+        bound, kept, temperature = found, rise, temperature / 2
 
 
 class _Candidates:
