@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dl2pa import ranks
-from dl2pa.metrics import Tally, ece, fit_temperature
+from dl2pa.metrics import Reliability, Tally, fit_temperature
 from dl2pa.model import Classifier
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -47,12 +47,18 @@ class Evaluation:
 
     def calibration(self, model: Classifier) -> dict[str, float | None]:
         """ECE in percent at a temperature fitted on the holdout split, never on test images; null without one."""
-        scores, labels = self._scores(model, self.test)
-        found: dict[str, float | None] = {"ece": None, "ece_uncalibrated": ece(scores, labels), "temperature": None}
+        temperature = None
         if self.holdout is not None:
-            temperature = fit_temperature(*self._scores(model, self.holdout))
-            found |= {"ece": ece(scores, labels, temperature), "temperature": temperature}
-        return found
+            held = [(scores.cpu(), labels) for _, scores, labels in self._run(model, self.holdout)]
+            temperature = fit_temperature(*(torch.cat(part) for part in zip(*held, strict=True)))
+        made = {"ece_uncalibrated": Reliability()}
+        if temperature is not None:
+            made["ece"] = Reliability(temperature)
+        for _, scores, labels in self._run(model, self.test):
+            for reliability in made.values():
+                reliability.update(scores, labels)
+        found = {name: reliability.ece() for name, reliability in made.items()}
+        return {"ece": None, **found, "temperature": temperature}
 
     def at_full_size(self, model: Classifier) -> dict[str, float | None]:
         """top1_uncropped in percent, where there are such images: some published numbers are of this larger input."""
@@ -78,10 +84,6 @@ class Evaluation:
         if groups is not None:
             found["super_top1"] = 100 * int(kin) / int(by_head.counts[2].sum())
         return found
-
-    def _scores(self, model: Classifier, batches: Batches) -> tuple[Tensor, Tensor]:
-        scores, labels = zip(*(found[1:] for found in self._run(model, batches)), strict=True)
-        return torch.cat(scores), torch.cat(labels)
 
     def _run(self, model: Classifier, batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         model.eval()

@@ -20,6 +20,8 @@ ECE_BINS = 15
 # Cosine scores want about 0.01 to 0.1, a linear layer's about 1 to 3.
 _TEMPERATURES = (1e-3, 1e3)
 
+_BLOCK = 1 << 24  # scores that are looked at in double precision at once
+
 
 def groups(num_classes: int) -> dict[str, range]:
     """Ranks (0 = most training images) that make up "head", "medium" and "tail".
@@ -101,29 +103,44 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    scores = scores.detach().to("cpu", torch.float64)
-    labels = labels.cpu()
+    scores, labels = scores.detach().cpu(), labels.cpu()
+    rows = max(1, _BLOCK // scores.shape[1])
+    parts = list(zip(scores.split(rows), labels.split(rows), strict=True))
 
     def loss(log_temperature: float) -> float:
-        return F.cross_entropy(scores / math.exp(log_temperature), labels).item()
+        temperature = math.exp(log_temperature)
+        return sum(F.cross_entropy(part.double() / temperature, own, reduction="sum").item() for part, own in parts)
 
     bounds = tuple(math.log(temperature) for temperature in _TEMPERATURES)
-    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    return math.exp(minimize_scalar(lambda at: loss(at) / len(labels), bounds=bounds, method="bounded").x)
 
 
-def ece(scores: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """Expected calibration error in percent: scores [N,C], labels [N]; confidence = max softmax(scores / temperature).
+class Reliability:
+    """Adds up what the expected calibration error is made of; confidence = max softmax(scores / temperature).
 
-    Mean over images of |accuracy - mean confidence| of the image's bin, 15 bins of equal width on (0,1]. Cosine scores
-    at temperature 1 keep every confidence near 1/C: this is then little more than the accuracy. Fit the temperature.
-
-    NaN for scores that are not finite, as after a few steps of a deep network with batch normalisation.
+    Cosine scores at temperature 1 keep every confidence near 1/C: the error is then little more than the accuracy. Fit
+    the temperature.
     """
-    # On the processor: the sums over bins have no fixed order on a GPU.
-    probabilities = torch.softmax(scores.detach().to("cpu", torch.float64) / temperature, dim=1)
-    confidence, predicted = probabilities.max(dim=1)
-    if not confidence.isfinite().all():
-        return math.nan
-    bins = (confidence * ECE_BINS).ceil().long() - 1
-    surplus = (predicted == labels.cpu()).double() - confidence
-    return 100 * float(surplus.new_zeros(ECE_BINS).index_add_(0, bins, surplus).abs().sum()) / len(labels)
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self._temperature, self._images = temperature, 0
+        # On the processor, in double precision: sums over bins have no fixed order on a GPU.
+        self._surplus = torch.zeros(ECE_BINS, dtype=torch.float64)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch: scores [B,C], labels [B]."""
+        probabilities = torch.softmax(scores.detach().to("cpu", torch.float64) / self._temperature, dim=1)
+        confidence, predicted = probabilities.max(dim=1)
+        self._images += len(labels)
+        if not confidence.isfinite().all():
+            self._surplus.fill_(math.nan)
+            return
+        bins = (confidence * ECE_BINS).ceil().long() - 1
+        self._surplus.index_add_(0, bins, (predicted == labels.cpu()).double() - confidence)
+
+    def ece(self) -> float:
+        """In percent: the mean over images of |accuracy - mean confidence| of their bins, 15 of equal width on (0,1].
+
+        NaN for scores that are not finite, as after a few steps of a deep network with batch normalisation.
+        """
+        return 100 * float(self._surplus.abs().sum()) / self._images

@@ -49,38 +49,41 @@ def separation_semantic(
 
 
 class WordRanking:
-    """The ranking term of word vectors [C, D], C >= 4, as the derivative of the loss by the prototypes' cosines."""
+    """The ranking term of word vectors [C, D], C >= 4, in blocks of rows."""
 
     def __init__(self, vectors: Points, weight: float) -> None:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        similarity = unit @ unit.T
-        np.fill_diagonal(similarity, -np.inf)
         count = len(unit)
-        self.rows = np.arange(count)[:, None]
-        self.nearest: npt.NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
-        self.others = np.ones((count, 1, count))
-        self.others[self.rows, 0, self.nearest] = 0
-        self.others[self.rows, 0, self.rows] = 0
+        similar = (cosines_of(unit, block, -np.inf) for block in row_blocks(count))
+        self.nearest: npt.NDArray[np.int64] = np.concatenate(
+            [np.argsort(-block, axis=1, kind="stable")[:, :_NEIGHBOURS].copy() for block in similar]
+        )
         self.share = weight / (count * _NEIGHBOURS * (count - 1 - _NEIGHBOURS))
 
-    def slope(self, cosines: Points) -> Points:
-        """[C, C]: the term's derivative by cos_ij, where ij and ji count as two."""
-        lead = cosines[self.rows, self.nearest][:, :, None] - cosines[:, None, :]  # [C, 2, C]: cos_ij - cos_ik
-        pull = self.share * self.others / (1 + np.exp(lead))
-        slope: Points = pull.sum(axis=1)
-        slope[self.rows, self.nearest] = -pull.sum(axis=2)
+    def slope(self, cosines: Points, block: slice) -> Points:
+        """[k, C]: the term's derivative by the cosines [k, C] of ``block``'s rows, where ij and ji count as two."""
+        rows, nearest = np.arange(len(cosines))[:, None], self.nearest[block]
+        slope = np.zeros_like(cosines)
+        for at in nearest.T[:, :, None]:  # a neighbour of each row
+            pull = self.share / (1 + np.exp(cosines[rows, at] - cosines))  # of cos_ij - cos_ik
+            pull[rows, nearest] = 0
+            pull[rows, rows + block.start] = 0
+            slope += pull
+            slope[rows, at] -= pull.sum(axis=1, keepdims=True)
         return slope
 
     def step(self, points: Points, lr: float) -> Points:
-        """[C, d]: lr times the gradient of both terms; five matrices [C, C] at once."""
-        cosines = points @ points.T
-        np.fill_diagonal(cosines, -np.inf)
-        nearest = cosines.argmax(axis=1)
-        np.fill_diagonal(cosines, 1)
-        slope = self.slope(cosines)
-        slope[np.arange(len(points)), nearest] += 1 / len(points)
-        step: Points = lr * (slope + slope.T) @ points
-        return step
+        """[C, d]: lr times the gradient of both terms."""
+        count = len(points)
+        step = np.zeros_like(points)
+        for block in row_blocks(count):
+            cosines = cosines_of(points, block, -np.inf)
+            rows, nearest = np.arange(len(cosines)), cosines.argmax(axis=1)
+            slope = self.slope(cosines, block)
+            slope[rows, nearest] += 1 / count
+            step[block] += slope @ points
+            step += slope.T @ points[block]
+        return lr * step
 
 
 def _apart(points: Points, lr: float) -> Points:

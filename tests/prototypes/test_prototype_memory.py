@@ -13,7 +13,7 @@ from dl2pa.prototypes.draws import generator, random_points
 from dl2pa.prototypes.equiangular import excess
 from dl2pa.prototypes.geometry import measure
 from dl2pa.prototypes.optimised import separated
-from dl2pa.prototypes.separation import separation, softmax_separation
+from dl2pa.prototypes.separation import WordRanking, separation, softmax_separation
 
 Objective = Callable[[energy.Points], tuple[float, energy.Points]]
 
@@ -46,6 +46,12 @@ def test_prototypes_do_not_depend_on_the_blocks(kind: str, monkeypatch: pytest.M
     torch.testing.assert_close(build(40, 4, kind, 1, steps=30), whole)
 
 
+def test_prototypes_in_the_order_of_words_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build(100, 4, "separation_semantic", 1, steps=30, words="cifar100")
+    monkeypatch.setattr(energy, "_ENTRIES", 100 * 9)
+    torch.testing.assert_close(build(100, 4, "separation_semantic", 1, steps=30, words="cifar100"), whole)
+
+
 def test_uniform_reaches_the_same_optimum_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The regular pentagon."""
     monkeypatch.setattr(energy, "_ENTRIES", 5 * 2)
@@ -58,6 +64,9 @@ def test_uniform_reaches_the_same_optimum_in_blocks(monkeypatch: pytest.MonkeyPa
         lambda size: separation(size, 4, seed=0, steps=2, lr=0.1),
         lambda size: softmax_separation(size, 4, seed=0, steps=2, lr=0.1),
         lambda size: energy.descend(random_points(size, 4, generator(0)).numpy(), 4.0, 1e-3, 3),
+        lambda size: WordRanking(random_points(size, 3, generator(1)).numpy(), 1.0).step(
+            random_points(size, 4, generator(0)).numpy(), 0.1
+        ),
         lambda size: excess(random_points(size, 4, generator(0)).numpy(), 0.5),
     ],
 )
