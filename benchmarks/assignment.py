@@ -67,15 +67,17 @@ def share(classes: int, dimension: int, statistic: str) -> tuple[float, float, f
 
 
 def main() -> None:
-    print(circumstances.told())
+    print(f"{circumstances.told()}\n")
+    print("| C | d | statistic | step, ms | its statistics, ms | matching, ms an epoch | of an epoch |")
+    print("|---|---|---|---|---|---|---|")
     for classes, dimension in ((100, 50), (1000, 512)):
         for statistic in ("epoch_mean", "loss_matrix", "ema", "queue"):
             step, bookkeeping, matching = share(classes, dimension, statistic)
             part = (bookkeeping * EPOCH_STEPS + matching) / ((step + bookkeeping) * EPOCH_STEPS + matching)
             print(
-                f"C={classes} d={dimension} {statistic:12s} step {1e3 * step:.0f} ms, "
-                f"statistics {1e3 * bookkeeping:.2f} ms, matching {1e3 * matching:.1f} ms an epoch: "
-                f"{100 * part:.2f} % of an epoch"
+                f"| {classes} | {dimension} | {statistic} | {1e3 * step:.0f} | {1e3 * bookkeeping:.2f} | "
+                f"{1e3 * matching:.1f} | {part:.2%} |",
+                flush=True,
             )
 
 

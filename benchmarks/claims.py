@@ -5,11 +5,11 @@ are those of the sweeps named below, of what is finished in results/runs; the di
 on are tested together (Welch's test, Holm's correction over the block).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+import blocks
 import rates
 
 from dl2pa.report import stats
@@ -112,9 +112,7 @@ def filled(text: str) -> str:
     for sweep, pairs in PAIRS.items():
         rows = rows_of(sweep)
         for name, lines in ((sweep, accuracies(rows)), (f"{sweep} differences", differences(rows, pairs))):
-            between = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-            table = "\n".join(lines)
-            text = between.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)  # type: ignore[misc]
+            text = blocks.filled(text, name, "\n".join(lines))
     return text
 
 

@@ -6,7 +6,8 @@ Tables in Markdown: time and peak memory against the number of classes C, at d =
   linear_sum_assignment and lapx on the same scores in one float64 matrix, up to C = ``dense``. Values must agree to
   1e-7 a class. Kinds of class means: ``random``; ``alike``, a young network's (a direction common to all, and a
   spectrum that falls off); ``drift``, a quarter of the way from noise to their prototypes; ``near``, sitting there, as
-  found from a random assignment; ``kept``, the same, with the assignment found before.
+  found from a random assignment; ``kept``, the same, with the assignment found before; ``flat``, random in a subspace
+  of three dimensions.
 - observe: what a training step adds, batch 128.
 - prototypes: one evaluation of the objective of ``uniform`` (and ``exact`` over C = 2d), one step of ``separation`` and
   of ``softmax_separation``.
@@ -38,7 +39,7 @@ from dl2pa.prototypes.energy import descend, smooth_maximum_cosine
 from dl2pa.prototypes.separation import separation, softmax_separation
 
 DIMENSION, BATCH = 512, 128
-KINDS = ("random", "alike", "drift", "near", "kept")
+KINDS = ("random", "alike", "drift", "near", "kept", "flat")
 Cell = tuple[list[float], list[float], float, float]  # seconds, of the processors, peak MB, value
 
 
@@ -55,6 +56,8 @@ def made_up(kind: str, classes: int) -> tuple[Tensor, Tensor, Tensor]:
         axes = torch.linalg.qr(units(4, DIMENSION, DIMENSION))[0]
         spread = (noise * DIMENSION**0.5 * spectrum / spectrum.norm()) @ axes
         return F.normalize(3 * units(5, 1, DIMENSION) + spread, dim=1), prototypes, before
+    if kind == "flat":
+        return F.normalize(units(6, classes, 3) @ units(7, 3, DIMENSION), dim=1), prototypes, before
     share = {"random": 0.0, "drift": 0.15, "near": 0.7, "kept": 0.7}[kind]
     return F.normalize(share * prototypes[sigma] + noise, dim=1), prototypes, sigma if kind == "kept" else before
 
@@ -135,15 +138,14 @@ def told(cell: Cell | None) -> str:
     if cell is None:
         return "| | "
     seconds, processors, peak, _ = cell
-    low, high = min(seconds), max(seconds)
-    return (
-        f"| {statistics.median(seconds):.3g} ({low:.3g}-{high:.3g}; {statistics.median(processors):.3g}) | {peak:.0f} "
-    )
+    spread = f"{min(seconds):.3g}-{max(seconds):.3g}; " if len(seconds) > 1 else ""
+    return f"| {statistics.median(seconds):.3g} ({spread}{statistics.median(processors):.3g}) | {peak:.0f} "
 
 
 def rows(classes: list[int], kinds: list[str], dense: int, repeats: int, only: list[str]) -> Iterator[str]:
     if "match" in only:
-        yield "| C | class means | ours, s (min-max; CPU) | MB | scipy | MB | lapx | MB | scipy/ours | lapx/ours |"
+        first = "| C | class means | ours, s (min-max; of the processors)"
+        yield f"{first} | MB | scipy | MB | lapx | MB | scipy/ours | lapx/ours |"
         yield "|" + "---|" * 10
         for count in classes:
             for kind in kinds:
@@ -159,11 +161,11 @@ def rows(classes: list[int], kinds: list[str], dense: int, repeats: int, only: l
                     )
                 yield f"| {count} | {kind} {''.join(map(told, cells))}| {' | '.join(ratios)} |"
     if "observe" in only:
-        yield "\n| C | a step's observe, batch 128: s (min-max; processors) | MB |\n|---|---|---|"
+        yield "| C | a step's observe, batch 128: s (min-max; of the processors) | MB |\n|---|---|---|"
         for count in classes:
-            yield f"| {count} {told(alone(observed, 'epoch_mean', count, max(repeats, 5)))}|"
+            yield f"| {count} {told(alone(observed, 'epoch_mean', count, repeats))}|"
     if "prototypes" in only:
-        yield "\n| C | prototypes | s (min-max; processors) | MB |\n|---|---|---|---|"
+        yield "| C | prototypes | s (min-max; of the processors) | MB |\n|---|---|---|---|"
         for count in classes:
             for what in (
                 "uniform, one evaluation",

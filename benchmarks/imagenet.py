@@ -71,14 +71,16 @@ def main(words: Sequence[str]) -> None:
         for _ in range(ROUNDS):
             for name, measure in measures.items():
                 rates[name].append(measure())
-    print(circumstances.told())
-    for name, found in rates.items():
-        print(f"{name}: {statistics.median(found):.1f} images/s (min {min(found):.1f}, max {max(found):.1f})")
     ratios = [got / min(loader, step) for loader, step, got in zip(*rates.values(), strict=True)]
+    shown = [f"{statistics.median(found):.1f} ({min(found):.1f}-{max(found):.1f})" for found in rates.values()]
+    of_slower = f"{statistics.median(ratios):.0%} ({min(ratios):.0%}-{max(ratios):.0%})"
+    workers = f"{cfg.runtime.workers} worker{'s' if cfg.runtime.workers > 1 else ''}"
+    print(f"{circumstances.told()}; medians and ranges of {ROUNDS} rounds\n")
     print(
-        f"together, of the slower one: {statistics.median(ratios):.0%} (min {min(ratios):.0%}, max {max(ratios):.0%}, "
-        f"n {ROUNDS}); {cfg.backbone.name}, {precision}, batch {cfg.batch_size}, {cfg.runtime.workers} workers"
+        "| network | loader alone, images/s | step alone | both together | of the slower one |\n|---|---|---|---|---|"
     )
+    network = f"{cfg.backbone.name} at {cfg.dataset.size} pixels, {precision}, batch {cfg.batch_size}, {workers}"
+    print(f"| {network} | {' | '.join(shown)} | {of_slower} |")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "report"))
 
+import circumstances
 from test_report import write
 
 from dl2pa.report import command
@@ -41,6 +43,7 @@ def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
         fill(base / "runs", runs)
+        print(f"{circumstances.told()}\n\n| {runs:,} runs | s (min-max) | n |\n|---|---|---|")
         for name, words in (("tables and CSV", ["figures=false"]), ("all", [])):
             took = []
             for _ in range(3 if words else 1):
@@ -49,7 +52,7 @@ def main(runs: int) -> None:
                 with contextlib.redirect_stdout(io.StringIO()):
                     command.main([str(base / "runs"), "--out", str(base / "out"), *words])
                 took.append(time.perf_counter() - began)
-            print(f"{runs} runs, {name}: {min(took):.1f} s (runs: {', '.join(f'{t:.1f}' for t in took)})")
+            print(f"| {name} | {median(took):.1f} ({min(took):.1f}-{max(took):.1f}) | {len(took)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ half on two quiet cores.
 
 Then, of recipe=fast in fp32 and in the precision of precision=auto: the FLOP/s of the whole step as a share of what a
 large matrix product reaches in the same process, the share of augmentation and statistics in the step, and on a CPU the
-operators that take most of it. ``python benchmarks/step.py share`` does this part alone. With OMP_NUM_THREADS=1 time is
-counted as the thread's own, so that a machine busy with other work is no matter.
+operators that take most of it. ``python benchmarks/step.py plain`` does the first part alone, ``share`` the second.
+With OMP_NUM_THREADS=1 its time is counted as the thread's own, so that a machine busy with other work is no matter.
 """
 
 import statistics
@@ -129,8 +129,8 @@ class Shares(TorchDispatchMode):
         return result
 
 
-def share_of_the_hardware(precision: str, device: torch.device) -> None:
-    """Prints what recipe=fast reaches."""
+def share_of_the_hardware(precision: str, device: torch.device) -> Counter[str]:
+    """Prints what recipe=fast reaches, in a row; the seconds of its operators, of a CPU alone."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
 
     def now() -> float:
@@ -150,16 +150,25 @@ def share_of_the_hardware(precision: str, device: torch.device) -> None:
     for _ in range(ROUNDS):
         step = flop / epoch_of(trainer, now)
         shares.append(step / max(product() for _ in range(3)))
-    name = f"recipe=fast, {precision}"
-    spread = f"min {min(shares):.2f}, max {max(shares):.2f}, n {len(shares)}"
-    print(f"{name}: {step:.3g} FLOP/s, {statistics.median(shares):.2f} of a matrix product ({spread})")
     aside, total = seconds_aside(trainer, now)
-    print(f"{name}: augmentation {aside['augmentation'] / total:.1%}, statistics {aside['statistics'] / total:.1%}")
+    print(
+        f"| {precision} | {step:.3g} | {statistics.median(shares):.2f} (min {min(shares):.2f}, max {max(shares):.2f}, "
+        f"n {len(shares)}) | {aside['augmentation'] / total:.1%} | {aside['statistics'] / total:.1%} |",
+        flush=True,
+    )
+    by = Shares(now)
     if device.type == "cpu":
-        with Shares(now) as by:
+        with by:
             epoch_of(trainer, now)
-        for operator, seconds in by.seconds.most_common(OPERATORS):
-            print(f"    {seconds / by.seconds.total():6.1%} {operator}")
+    return by.seconds
+
+
+def operators(seconds: dict[str, Counter[str]]) -> None:
+    """Prints the operators that take most, by precision, as shares of the time in all."""
+    print(f"\n| operator | {' | '.join(seconds)} |\n|---|{'---|' * len(seconds)}")
+    for operator, _ in next(iter(seconds.values())).most_common(OPERATORS):
+        shares = [f"{by[operator] / by.total():.1%}" for by in seconds.values()]
+        print(f"| `{operator}` | {' | '.join(shares)} |")
 
 
 def flops_of_a_step(trainer: Trainer) -> float:
@@ -196,11 +205,20 @@ def seconds_aside(trainer: Trainer, now: Callable[[], float]) -> tuple[Counter[s
 def main() -> None:
     device = resolve_device("auto")
     precision = resolve_precision("auto", device)
-    print(circumstances.told(), flush=True)
-    if sys.argv[1:] != ["share"]:
+    print(f"{circumstances.told()}\n", flush=True)
+    parts = sys.argv[1:] or ["plain", "share"]
+    if "plain" in parts:
         against_a_plain_loop(precision, device)
-    for each in dict.fromkeys(["fp32", precision]):
-        share_of_the_hardware(each, device)
+    if "share" in parts:
+        against_the_hardware(precision, device)
+
+
+def against_the_hardware(precision: str, device: torch.device) -> None:
+    print("| recipe=fast in | FLOP/s of the step | of a matrix product | augmentation | statistics |")
+    print("|---|---|---|---|---|")
+    seconds = {each: share_of_the_hardware(each, device) for each in dict.fromkeys(["fp32", precision])}
+    if device.type == "cpu":
+        operators(seconds)
 
 
 def against_a_plain_loop(precision: str, device: torch.device) -> None:
@@ -224,13 +242,12 @@ def against_a_plain_loop(precision: str, device: torch.device) -> None:
         _wait(device)
         return STEPS * BATCH / (time.perf_counter() - start)
 
-    ratios, rates = [], []
-    for number in range(ROUNDS):
-        rates.append((our_round(), plain_round()))
-        ratios.append(rates[-1][0] / rates[-1][1])
-        print(f"round {number + 1}: ours {rates[-1][0]:.0f} images/s ({precision}), plain {rates[-1][1]:.0f} (fp32)")
+    rates = [(our_round(), plain_round()) for _ in range(ROUNDS)]
+    quick, plainly = (f"{statistics.median(column):.0f}" for column in zip(*rates, strict=True))
+    ratios = [mine / theirs for mine, theirs in rates]
+    print(f"| ours ({precision}), images/s | a plain loop (fp32), images/s | ratio |\n|---|---|---|")
     spread = f"min {min(ratios):.2f}, max {max(ratios):.2f}, n {len(ratios)}"
-    print(f"ratio {statistics.median(ratios):.2f}x ({spread})")
+    print(f"| {quick} | {plainly} | {statistics.median(ratios):.2f} ({spread}) |\n", flush=True)
 
 
 def _wait(device: torch.device) -> None:

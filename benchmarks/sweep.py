@@ -62,8 +62,10 @@ def main(runs: int, epochs: int, repeats: int, slots: Sequence[int]) -> None:
                 took = sweep(base / str(count), runs, epochs, [f"hydra.launcher.slots={count}"])
                 ours[count].append(took)
                 beside[count].append(outside(base / str(count), took, count))
-    print(circumstances.told())
-    print(f"{runs} runs of {median(lengths):.1f} s on one thread, n = {repeats}, {psutil.cpu_count()} cores\n")
+    print(
+        f"{circumstances.told()}; {runs} runs of {median(lengths):.1f} s on one thread, n {repeats}, "
+        f"{psutil.cpu_count()} cores\n"
+    )
     print("| | runs an hour | times Hydra's own launcher | s of a slot a run beside training |\n|---|---|---|---|")
     print(f"| Hydra's own launcher | {3600 * runs / median(hydra):.0f} | | |")
     for count in slots:

@@ -86,7 +86,9 @@ def test_readme_launches_train(words: list[str], cifar: Path, tmp_path: Path) ->
 
 def benchmarks() -> list[str]:
     pages = [(ROOT / page).read_text() for page in (*PAGES, "results/README.md")]
-    return sorted({line for page in pages for line in re.findall(r"python (benchmarks/[^`\n#]+)", page)})
+    return sorted(
+        {line for page in pages for line in re.findall(r"python (benchmarks/[^`\n#]+?)(?: -->|[`\n#])", page)}
+    )
 
 
 @pytest.mark.parametrize("line", benchmarks())
@@ -98,6 +100,16 @@ def test_benchmarks_are_called_as_they_say(line: str) -> None:
     known = ast.get_docstring(ast.parse(text)) or ""
     for key in (word.split("=")[0] for word in words if "=" in word):
         assert f"{key}=" in known or "KEY=VALUE" in known, f"{script} does not speak of {key}"
+
+
+@pytest.mark.parametrize("page", ["performance.md", "measurements.md"])
+def test_tables_were_written_by_the_commands_that_name_them(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    blocks = re.findall(r"^<!-- (.+) -->\n(.*?)^<!-- end -->$", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for command, body in blocks:
+        assert body.startswith(f"`{command}`, 20"), command
+        assert "\n|---|" in body
 
 
 def test_readme_lists_every_choice() -> None:
