@@ -33,7 +33,11 @@ def test_the_revision_is_that_of_the_code_wherever_it_is_run(
 
 def test_each_change_of_the_work_tree_is_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that is edited twice while a job queues differs from what it was planned with, though both are changes."""
-    code = tmp_path / "revision.py"
+    code = tmp_path / "dl2pa" / "revision.py"
+    for name in ("dl2pa", "docs"):
+        (tmp_path / name).mkdir()
+    page = tmp_path / "docs" / "page.md"
+    page.write_text("before")
     monkeypatch.setattr(module, "__file__", str(code))
     names = []
     for text in ("first", "second", "third", "second", "first"):
@@ -45,6 +49,7 @@ def test_each_change_of_the_work_tree_is_another_revision(tmp_path: Path, monkey
                 ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"],
             ):
                 subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+        page.write_text(f"written beside {text}")
         revision.cache_clear()
         names.append(str(revision()))
     head = names[0]
