@@ -13,6 +13,7 @@ from dl2pa import run
 from dl2pa.device import DEFAULT_THREADS, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
+from dl2pa.memory import available
 from dl2pa.timing import Again, training
 
 SECONDS = 5.0
@@ -56,4 +57,4 @@ def _memory(device: torch.device) -> dict[str, int]:
     # Linux counts in KiB; what is mapped from files (images, libraries) lies there once for all.
     shared = getattr(psutil.Process().memory_info(), "shared", 0)
     taken = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - shared
-    return {"taken": taken, "free": psutil.virtual_memory().available}
+    return {"taken": taken, "free": available()}

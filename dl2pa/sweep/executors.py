@@ -52,7 +52,8 @@ def work_off(
         from dl2pa.sweep import local
 
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
-        slots = local.Local(**sweep.settings).environments(threads, folders[0] if folders else None)
+        found = [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
+        slots = local.Local(**sweep.settings).environments(threads, folders[0] if folders else None, found)
         sweep.pools = [*record.working(runs_dir, sweep.name), Holder.this_process()]
         record.write(runs_dir, sweep)
         local.work_off([*folders, *running], slots, sweep.folders(runs_dir))

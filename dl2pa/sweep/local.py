@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-import psutil
-
 from dl2pa import lease
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
+from dl2pa.memory import available
 from dl2pa.signals import held_back, listening
 from dl2pa.sweep import sharing
 from dl2pa.sweep.look import Display, Look, look
@@ -33,12 +32,13 @@ class Local:
     slots: int | str | None = None
     runs_per_gpu: int | str = 1
 
-    def environments(self, threads: int, first: RunFolder | None) -> list[dict[str, str]]:
+    def environments(self, threads: int, first: RunFolder | None, found: Sequence[str]) -> list[dict[str, str]]:
         """For each slot what its runs' environment has besides this process's.
 
         Args:
             threads: CPU threads that a run asks for, at least 1.
             first: one of the runs, to try with; None if there are none.
+            found: the GPUs that the runs may use, as ``gpus`` names them.
 
         Raises:
             UserError: no such number of slots.
@@ -47,23 +47,24 @@ class Local:
             if value not in (None, "auto") and (isinstance(value, str) or value < 1):
                 raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on, or auto")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        found = gpus()
+
+        devices = len(found) or 1
 
         def environment(count: int, slot: int = 0) -> dict[str, str]:
-            """``count``: of the runs that share a device."""
-            if found:
-                return {"CUDA_VISIBLE_DEVICES": found[slot % len(found)]}
-            return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count)))}
+            """``count``: of all runs at a time."""
+            threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count)))
+            own = {"CUDA_VISIBLE_DEVICES": found[slot % devices]} if found else {}
+            return {"OMP_NUM_THREADS": threads, **own}
 
         if "auto" in (self.slots, self.runs_per_gpu):
             most = MOST if found else max(1, cpus // threads)
             counts = [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
-            share = 1 if first is None else sharing.best(first, counts, environment)
+            share = 1 if first is None else sharing.best(first, counts, lambda count: environment(count * devices))
         elif found:
             share = int(self.runs_per_gpu)
         else:
-            share = max(1, min(cpus // threads, psutil.virtual_memory().available // MEMORY))
-        count = self.slots if isinstance(self.slots, int) else share * (len(found) or 1)
+            share = max(1, min(cpus // threads, available() // MEMORY))
+        count = self.slots if isinstance(self.slots, int) else share * devices
         return [environment(count, slot) for slot in range(count)]
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from processes import LAUNCH, SECONDS, Ended, command, planned, python, wait_for
 from dl2pa import lease
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
-from dl2pa.sweep import record, sharing
+from dl2pa.memory import available
+from dl2pa.sweep import executors, record, sharing
 from dl2pa.sweep.local import Local, work_off
+from dl2pa.sweep.record import Record
 from dl2pa.sweep.sharing import Measured
 
 WORDS = ("runtime.threads=1", "device=cpu", "hydra.launcher.slots=2")
@@ -265,18 +267,56 @@ def test_an_error_before_the_run_has_its_folder(tmp_path: Path) -> None:
 
 
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert Local().environments(1, None) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
-    shared = [slot["CUDA_VISIBLE_DEVICES"] for slot in Local(runs_per_gpu=2).environments(1, None)]
-    assert shared == ["2", "5", "2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    cpus = len(os.sched_getaffinity(0))
-    assert Local(slots=1).environments(1, None) == [{"OMP_NUM_THREADS": str(cpus)}]
-    assert 1 <= len(Local().environments(1, None)) <= cpus
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    slots = Local().environments(1, None, ["2", "5"])
+    assert slots == [{"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": gpu} for gpu in "25"]
+    slots = Local(runs_per_gpu=2).environments(1, None, ["2", "5"])
+    assert slots == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": gpu} for gpu in "2525"]
+    assert Local(slots=1).environments(1, None, []) == [{"OMP_NUM_THREADS": "8"}]
+    monkeypatch.setattr("dl2pa.sweep.local.available", lambda: 7 * 2**30)
+    assert Local().environments(1, None, []) == [{"OMP_NUM_THREADS": "2"}] * 3, "2 GiB each"
+    assert len(Local().environments(4, None, [])) == 2
     for value in (0, "many"):
         with pytest.raises(UserError, match=rf"hydra.launcher.slots={value} is not legal"):
-            Local(slots=value).environments(1, None)
+            Local(slots=value).environments(1, None, [])
+
+
+def test_runs_on_the_cpu_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Sequence[str]] = []
+
+    def environments(self: Local, threads: int, first: RunFolder | None, found: Sequence[str]) -> list[dict[str, str]]:
+        given.append(found)
+        return []
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.setattr(Local, "environments", environments)
+    monkeypatch.setattr("dl2pa.sweep.local.work_off", lambda *_: None)
+    for devices in (["cpu", "cpu"], ["cpu", "auto"]):
+        runs = [
+            planned(f"device={device}", f"seed={seed}", f"runs_dir={tmp_path}") for seed, device in enumerate(devices)
+        ]
+        executors.work_off(tmp_path, Record("name", [record.key(run) for run in runs]), runs, wait=True)
+    assert given == [[], ["2", "5"]]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_of_a_job(version: int, tmp_path: Path) -> None:
+    """A limit of the group above, 300 kB taken in it, 100 of them pages of files."""
+    proc = tmp_path / "proc" / "self"
+    top = tmp_path / "sys" / "fs" / "cgroup" / ("memory" if version == 1 else ".")
+    job = top / "slurm" / "job"
+    for folder in (proc, job):
+        folder.mkdir(parents=True)
+    (proc / "cgroup").write_text("1:name=systemd:/\n" + ("8:memory:" if version == 1 else "0::") + "/slurm/job\n")
+    assert available(tmp_path) > 2**20, "no limit"
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    for folder, limit in ((job, "max"), (job.parent, "1000000")):
+        for name, value in zip(
+            (*names, "memory.stat"), (limit, "300000", "anon 200000\ninactive_file 100000\n"), strict=True
+        ):
+            (folder / name).write_text(value)
+    assert available(tmp_path) == 800_000
 
 
 def test_slots_that_were_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -289,16 +329,17 @@ def test_slots_that_were_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         return [Measured(speeds[count], 10, 100)] * count
 
     monkeypatch.setattr(sharing, "side_by_side", side_by_side)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    first = RunFolder(tmp_path)
-    assert len(Local(runs_per_gpu="auto").environments(1, first)) == 2 * 4, "8 do 248 images a second, 4 do 240"
+    first, found = RunFolder(tmp_path), ["2", "5"]
+    assert len(Local(runs_per_gpu="auto").environments(1, first, found)) == 2 * 4, "8 do 248 images a second, 4 do 240"
     assert tried == [1, 2, 4, 8]
     speeds[8] = 60.0
-    assert len(Local(slots="auto").environments(1, first)) == 2 * 8, "16 would fill the memory"
+    assert len(Local(slots="auto").environments(1, first, found)) == 2 * 8, "16 would fill the memory"
     speeds.update(dict.fromkeys(speeds, 0.0))
-    assert len(Local(slots="auto").environments(1, first)) == 2, "runs that are over before they can be measured"
+    assert len(Local(slots="auto").environments(1, first, found)) == 2, "runs that are over before they can be measured"
     monkeypatch.setattr(sharing, "side_by_side", lambda folder, count, environment: [])
-    assert len(Local(slots="auto").environments(1, first)) == 2, "one a GPU: a run that cannot be tried says why itself"
+    assert len(Local(slots="auto").environments(1, first, found)) == 2, (
+        "one a GPU: a run that cannot be tried says why itself"
+    )
 
 
 def test_memory_of_runs_side_by_side() -> None:
