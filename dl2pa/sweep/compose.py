@@ -25,7 +25,10 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Hydra initialised with this repository's conf/, outside of ``hydra.main``."""
+    """Hydra initialised with this repository's conf/; where it is already, nothing is to do."""
+    if GlobalHydra.instance().is_initialized():
+        yield
+        return
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield

@@ -1,14 +1,12 @@
 """Composing once per set of group choices gives what composing every job gives."""
 
 import pytest
-from composing import CONF, compose_config
-from hydra import initialize_config_dir
+from composing import compose_config
 from omegaconf import OmegaConf
 
-from dl2pa import config
 from dl2pa.errors import UserError
 from dl2pa.identity import run_name
-from dl2pa.sweep.compose import Composer
+from dl2pa.sweep.compose import Composer, composing
 from dl2pa.sweep.grid import Sweep, expand, read
 
 # Switches that presets copy, defaults that are computed from other keys, and values of every type.
@@ -23,8 +21,7 @@ CROSSED = Sweep(
 
 
 def composed(jobs: list[list[str]]) -> list[object]:
-    config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         composer = Composer()
         return [composer(words) for words in jobs]
 
@@ -61,3 +58,12 @@ def test_what_launch_refuses_is_refused(word: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem) as error:
         composed([[word]])
     assert "\n" not in str(error.value)
+
+
+def test_what_composes_can_be_called_by_what_composes() -> None:
+    """A report, for one, by a benchmark that trains."""
+    with composing():
+        before = Composer()(["method=etf"])
+        with composing():
+            assert Composer()(["method=etf"]) == before
+        assert Composer()(["method=etf"]) == before
