@@ -34,6 +34,7 @@ PAIRS: dict[str, Sequence[tuple[str, str]]] = {
         ("dl2pa", "etf"),
         ("dl2pa", "psc.linear"),
         ("etf", "psc.linear"),
+        ("balanced_softmax.linear", "psc.linear"),
         ("dl2pa", "balanced_softmax.linear"),
         ("dl2pa loss=balanced_cross_entropy assignment=static", "balanced_softmax.linear"),
         ("dl2pa_plus", "balanced_softmax.linear"),
