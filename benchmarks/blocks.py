@@ -2,12 +2,12 @@
 
 import re
 
-_BLOCK = re.compile(r"^<!-- ([^\n]+) -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^<!-- ([^\n]+) -->\n((?:(?!<!-- ).*\n)*)<!-- end -->$", re.MULTILINE)
 
 
-def names(text: str) -> list[str]:
-    """What the page's blocks are called, from above."""
-    return [found[1] for found in _BLOCK.finditer(text)]
+def read(text: str) -> dict[str, str]:
+    """What stands in each block of the page, by its name, from above."""
+    return {found[1]: found[2] for found in _BLOCK.finditer(text)}
 
 
 def filled(text: str, name: str, body: str) -> str:
@@ -16,7 +16,7 @@ def filled(text: str, name: str, body: str) -> str:
     Raises:
         KeyError: the page has no such block.
     """
-    if name not in names(text):
+    if name not in read(text):
         raise KeyError(name)
 
     def replaced(found: re.Match[str]) -> str:

@@ -161,11 +161,11 @@ def rows(classes: list[int], kinds: list[str], dense: int, repeats: int, only: l
                     )
                 yield f"| {count} | {kind} {''.join(map(told, cells))}| {' | '.join(ratios)} |"
     if "observe" in only:
-        yield "| C | a step's observe, batch 128: s (min-max; of the processors) | MB |\n|---|---|---|"
+        yield "\n| C | a step's observe, batch 128: s (min-max; of the processors) | MB |\n|---|---|---|"
         for count in classes:
             yield f"| {count} {told(alone(observed, 'epoch_mean', count, repeats))}|"
     if "prototypes" in only:
-        yield "| C | prototypes | s (min-max; of the processors) | MB |\n|---|---|---|---|"
+        yield "\n| C | prototypes | s (min-max; of the processors) | MB |\n|---|---|---|---|"
         for count in classes:
             for what in (
                 "uniform, one evaluation",

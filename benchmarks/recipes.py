@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> None:
         print(f"| fast, {cell.config['epochs']} epochs | {cell.label} | {top1} | {cost:.2g} | {took:.0f} |")
     ratios = [images / slow / (costs[0] / fast.flops / quick) for quick, slow in rates]
     print(
-        f"to {goal} %: {flops / costs[0]:.1f} times less FLOP, {statistics.median(ratios):.1f} times less time (min "
+        f"\nTo {goal} %: {flops / costs[0]:.1f} times less FLOP, {statistics.median(ratios):.1f} times less time (min "
         f"{min(ratios):.1f}, max {max(ratios):.1f}, n {ROUNDS})"
     )
 

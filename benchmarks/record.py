@@ -19,7 +19,7 @@ PAGES = [ROOT / "docs" / name for name in ("performance.md", "measurements.md")]
 def main(words: Sequence[str]) -> None:
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the commands say python
     for page in PAGES:
-        for command in blocks.names(page.read_text()):
+        for command in blocks.read(page.read_text()):
             if all(word in command for word in words):
                 print(command, flush=True)
                 done = subprocess.run(

@@ -35,6 +35,7 @@ from torchvision import transforms
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.device import DTYPES, resolve_device, resolve_precision
+from dl2pa.errors import UserError, told
 from dl2pa.run import make_trainer
 from dl2pa.sweep.compose import composing
 from dl2pa.trainer import Trainer
@@ -207,6 +208,8 @@ def main() -> None:
     precision = resolve_precision("auto", device)
     print(f"{circumstances.told()}\n", flush=True)
     parts = sys.argv[1:] or ["plain", "share"]
+    if unknown := {*parts} - {"plain", "share"}:
+        raise UserError(f"{', '.join(sorted(unknown))}: no part of this benchmark; use plain, share, or no word")
     if "plain" in parts:
         against_a_plain_loop(precision, device)
     if "share" in parts:
@@ -256,4 +259,5 @@ def _wait(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -39,5 +39,6 @@ def _left(group: Path, limit: str, taken: str, otherwise: int) -> int:
     with contextlib.suppress(OSError, ValueError):  # no such file, or no limit
         most = int((group / limit).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, most - int((group / taken).read_text()) + int(stat.get("inactive_file", 0)))
+        unused = stat.get("total_inactive_file", stat.get("inactive_file", 0))  # version 1 counts without those below
+        return max(0, most - int((group / taken).read_text()) + int(unused))
     return otherwise

@@ -16,8 +16,8 @@ def revision() -> str | None:
     Where the work tree's code differs from it, ``+`` and a digest of the changes follow; of files that git does not
     track it knows nothing.
     """
-    here = Path(__file__).parent
-    code = ["--", ":/", *(f":(top,exclude){name}" for name in NO_CODE)]
+    here = Path(__file__).parents[1]
+    code = ["--", ".", *(f":(exclude){name}" for name in NO_CODE)]
     try:
         head, changes = (
             subprocess.run(["git", "-C", here, *command], capture_output=True, check=True, timeout=10).stdout

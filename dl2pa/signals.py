@@ -30,18 +30,23 @@ class StopRequest:
 def listening() -> Iterator[StopRequest]:
     """Catch the signals within the block and give back the former handlers after it.
 
-    A notice that was held back since the process began comes now. Once one has come, the process is on its way out, and
-    further ones, as of a scheduler and of a pool that both tell it, do not cut that short: the handlers stay.
+    A notice that was held back since the process began comes now. Where an error leaves the block after one has come,
+    the process is on its way out, and further notices, as of a scheduler and of a pool that both tell it, do not cut
+    that short: their handlers stay.
     """
     request = StopRequest()
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
     former = {name: signal.signal(name, request._note) for name in names}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
+    on_the_way_out = False
     try:
         yield request
+    except BaseException:
+        on_the_way_out = bool(request)
+        raise
     finally:
-        if not request:
-            for name, handler in former.items():
+        for name, handler in former.items():
+            if name == signal.SIGINT or not on_the_way_out:
                 signal.signal(name, handler)
 
 

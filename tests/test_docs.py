@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import blocks
 import numpy as np
 import pytest
 from composing import compose_config
@@ -105,9 +106,9 @@ def test_benchmarks_are_called_as_they_say(line: str) -> None:
 @pytest.mark.parametrize("page", ["performance.md", "measurements.md"])
 def test_tables_were_written_by_the_commands_that_name_them(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
-    blocks = re.findall(r"^<!-- (.+) -->\n(.*?)^<!-- end -->$", text, re.DOTALL | re.MULTILINE)
-    assert blocks
-    for command, body in blocks:
+    found = blocks.read(text)
+    assert len(found) == text.count("<!-- end -->") > 2
+    for command, body in found.items():
         assert body.startswith(f"`{command}`, 20"), command
         assert "\n|---|" in body
 

@@ -84,5 +84,6 @@ def test_code_outside_a_repository_has_no_revision(
 ) -> None:
     folder = tmp_path_factory.mktemp("installed")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
-    monkeypatch.setattr(module, "__file__", str(folder / "revision.py"))
+    (folder / "dl2pa").mkdir()
+    monkeypatch.setattr(module, "__file__", str(folder / "dl2pa" / "revision.py"))
     assert revision() is None

@@ -219,7 +219,7 @@ def _guess(scores: Tensor, prices: np.ndarray) -> np.ndarray:
             plan /= plan.sum(dim=1, keepdim=True)
             rise = rise + temperature * plan.mean(dim=0).mul_(len(rise)).clamp_(min=1e-6).log_()
         fallen = bound - (found := float(rise.mean() + (held_out - rise).amax(dim=1).mean()))
-        if fallen < WORTHWHILE * spread:
+        if not fallen >= WORTHWHILE * spread:  # NaN, too, ends it
             return (rise if fallen > 0 else kept).double().cpu().numpy()
         bound, kept, temperature = found, rise, temperature / 2
 

@@ -51,6 +51,7 @@ def work_off(
     if sweep.executor == "local":
         from dl2pa.sweep import local
 
+        configs += [folder.frozen() for folder in running]  # which may become ours
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
         found = [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
         slots = local.Local(**sweep.settings).environments(threads, folders[0] if folders else None, found)

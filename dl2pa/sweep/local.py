@@ -52,9 +52,8 @@ class Local:
 
         def environment(count: int, slot: int = 0) -> dict[str, str]:
             """``count``: of all runs at a time."""
-            threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count)))
             own = {"CUDA_VISIBLE_DEVICES": found[slot % devices]} if found else {}
-            return {"OMP_NUM_THREADS": threads, **own}
+            return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count))), **own}
 
         if "auto" in (self.slots, self.runs_per_gpu):
             most = MOST if found else max(1, cpus // threads)
@@ -102,11 +101,9 @@ def work_off(folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], s
         finally:
             pool.kill()  # a second Ctrl-C comes here first
         display.show(pool.looks())
-    if stop.signal is not None:
-        done = sum(folder.state() is State.finished for folder in folders)
-        raise Stopped(
-            f"stopped, nothing lost: {done} of {len(folders)} runs are finished; the same command goes on", stop.signal
-        )
+        if stop.signal is not None:
+            done = f"{sum(folder.state() is State.finished for folder in folders)} of {len(folders)}"
+            raise Stopped(f"stopped, nothing lost: {done} runs are finished; the same command goes on", stop.signal)
 
 
 def side_by_side(folders: Sequence[RunFolder]) -> None:
@@ -128,9 +125,9 @@ def side_by_side(folders: Sequence[RunFolder]) -> None:
             slot.terminate()
         for slot in slots:
             slot.end()
-    left = [folder.run_id for folder in folders if folder.state() is not State.finished]
-    if left and stop.signal is not None:
-        raise Stopped(f"stopped by {stop.signal.name}, nothing lost: {', '.join(left)}", stop.signal)
+        left = [folder.run_id for folder in folders if folder.state() is not State.finished]
+        if left and stop.signal is not None:
+            raise Stopped(f"stopped by {stop.signal.name}, nothing lost: {', '.join(left)}", stop.signal)
     if left:
         raise UserError(f"{len(left)} of {len(folders)} runs did not finish: {', '.join(left)}")
 

@@ -292,12 +292,12 @@ def test_runs_on_the_cpu_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.setattr(Local, "environments", environments)
     monkeypatch.setattr("dl2pa.sweep.local.work_off", lambda *_: None)
-    for devices in (["cpu", "cpu"], ["cpu", "auto"]):
-        runs = [
-            planned(f"device={device}", f"seed={seed}", f"runs_dir={tmp_path}") for seed, device in enumerate(devices)
-        ]
-        executors.work_off(tmp_path, Record("name", [record.key(run) for run in runs]), runs, wait=True)
-    assert given == [[], ["2", "5"]]
+    for devices in (["cpu", "cpu"], ["cpu", "auto"], ["cpu", "cpu", "auto"]):
+        words = [(f"device={device}", f"seed={seed}") for seed, device in enumerate(devices)]
+        runs = [planned(*each, f"runs_dir={tmp_path}") for each in words]
+        sweep = Record("name", [record.key(run) for run in runs])
+        executors.work_off(tmp_path, sweep, runs[:2], wait=True, running=runs[2:])
+    assert given == [[], ["2", "5"], ["2", "5"]]
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -312,10 +312,10 @@ def test_memory_of_a_job(version: int, tmp_path: Path) -> None:
     assert available(tmp_path) > 2**20, "no limit"
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
     for folder, limit in ((job, "max"), (job.parent, "1000000")):
-        for name, value in zip(
-            (*names, "memory.stat"), (limit, "300000", "anon 200000\ninactive_file 100000\n"), strict=True
-        ):
+        for name, value in zip(names, (limit, "300000"), strict=True):
             (folder / name).write_text(value)
+        pages = "inactive_file 7\ntotal_inactive_file 100000" if version == 1 else "inactive_file 100000"
+        (folder / "memory.stat").write_text(f"anon 200000\n{pages}\n")
     assert available(tmp_path) == 800_000
 
 

@@ -1,0 +1,40 @@
+"""Signals that ask a process to stop."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from dl2pa.signals import listening
+
+NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def former() -> Iterator[dict[signal.Signals, object]]:
+    handlers = {name: signal.getsignal(name) for name in NAMES}
+    yield {**handlers}
+    for name, handler in handlers.items():
+        signal.signal(name, handler)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_handlers_are_given_back(name: signal.Signals, former: dict[signal.Signals, object]) -> None:
+    with listening() as stop:
+        os.kill(os.getpid(), name)
+        assert stop.signal is name
+    with pytest.raises(ValueError, match="nobody"), listening():
+        raise ValueError("that nobody asked for")
+    assert {name: signal.getsignal(name) for name in NAMES} == former
+
+
+def test_once_it_was_asked_a_process_ends_in_its_own_time(former: dict[signal.Signals, object]) -> None:
+    """But for Ctrl-C, which a user can repeat."""
+    with contextlib.suppress(ValueError), listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError
+    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), name)  # would end it
+    assert signal.getsignal(signal.SIGINT) == former[signal.SIGINT]
