@@ -20,9 +20,8 @@ def told() -> str:
     """
     settings = [f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ]
     command = shlex.join([*settings, "python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    threads = torch.get_num_threads()
+    threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     device = hardware(resolve_device("auto"))
     return (
-        f"`{command}`, {datetime.date.today()}, revision {revision()}, {device}, {threads} thread{'s' * (threads > 1)}, "
-        f"torch {torch.__version__}"
+        f"`{command}`, {datetime.date.today()}, revision {revision()}, {device}, {threads}, torch {torch.__version__}"
     )
