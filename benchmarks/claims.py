@@ -11,8 +11,10 @@ from statistics import mean, stdev
 
 import blocks
 import rates
+from omegaconf import DictConfig
 
 from dl2pa.report import stats
+from dl2pa.report.published import published
 from dl2pa.sweep import grid
 from dl2pa.sweep.compose import composing
 from dl2pa.sweep.plan import planned
@@ -41,16 +43,19 @@ PAIRS: dict[str, Sequence[tuple[str, str]]] = {
     ],
 }
 PAIRS["fast_cifar100_lt"] = PAIRS["fast_cifar10_lt"]
+# How published tables call a row that has another label here.
+PUBLISHED_AS = {"psc.linear": "psc", "psc.cos_unscaled": "psc"}
 Place = tuple[str, str]  # imbalance, dimension
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a row's runs came to at a place; ``planned`` is how many the sweep has."""
+    """What a row's runs came to at a place; ``planned`` is how many the sweep has, ``published`` the tables' value."""
 
     top1: Sequence[float]
     flops: float | None
     planned: int
+    published: str
 
     def text(self) -> str:
         if not self.top1:
@@ -65,24 +70,36 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     jobs = grid.expand(grid.read(sweep))
     runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
     found: dict[tuple[str, Place], list[dict[str, float] | None]] = {}
+    known: dict[tuple[str, Place], str] = {}
     for job, run in zip(jobs, runs, strict=True):
         words = dict(word.split("=", 1) for word in job)
         place = (words.get("imbalance", ""), str(run.cfg.dimension))
-        found.setdefault((rates.label(job), place), []).append(run.folder.result())
+        label = rates.label(job)
+        known[label, place] = _published(label, run.cfg)
+        found.setdefault((label, place), []).append(run.folder.result())
     rows = {}
     for key, results in found.items():
         done = [result for result in results if result is not None]
         flops = mean(result["flops"] for result in done) if done else None
-        rows[key] = Row([result["top1"] for result in done], flops, len(results))
+        rows[key] = Row([result["top1"] for result in done], flops, len(results), known[key])
     return rows
+
+
+def _published(label: str, cfg: DictConfig) -> str:
+    """The first table's value for the row, with a question mark where it is in doubt; empty where there is none."""
+    key = (PUBLISHED_AS.get(label, label), cfg.dataset.name, cfg.imbalance, cfg.dimension)
+    for cell in published():
+        if (cell.method, cell.dataset, cell.imbalance, cell.dimension) == key and cell.setting is None:
+            return f"{cell.value:.1f}{' ?' if cell.doubtful else ''}"
+    return ""
 
 
 def accuracies(rows: dict[tuple[str, Place], Row]) -> list[str]:
     """A table of all rows."""
-    lines = ["| row | imbalance | d | top-1 % (n) | training FLOP |", "|---|---|---|---|---|"]
+    lines = ["| row | imbalance | d | top-1 % (n) | published | training FLOP |", "|---|---|---|---|---|---|"]
     for (label, (imbalance, dimension)), row in rows.items():
         flops = "" if row.flops is None else f"{row.flops:.2g}"
-        lines.append(f"| {label} | {imbalance} | {dimension} | {row.text()} | {flops} |")
+        lines.append(f"| {label} | {imbalance} | {dimension} | {row.text()} | {row.published} | {flops} |")
     return lines
 
 
