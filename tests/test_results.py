@@ -19,8 +19,10 @@ REPORT = ROOT / "results" / "report"
 TABLES = ("tables.md", "tables.tex", "runs.csv", "cells.csv")
 KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "result.json"}
 LARGEST = 60_000  # bytes a run
-CHOSEN = ("fast_methods",)  # sweeps whose rates are chosen, and those on the same data set, which have the same ones
+# Sweeps whose rates are chosen, those on the same data set, which have the same ones, and those of DL2PA's variants.
+CHOSEN = ("fast_methods", "fast_cifar100")
 FOLLOWING = {"fast_cifar10_lt": "fast_methods", "fast_dimensions": "fast_methods"}
+VARIANTS = {"fast_assignment": "fast_cifar100", "fast_first_assignment": "fast_cifar100"}
 
 
 def tracked(folder: Path) -> list[Path]:
@@ -67,11 +69,13 @@ def test_rates_are_those_that_held_out_images_chose() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         rows = [row for sweep in CHOSEN for row in rates.rows_of(sweep)]
         rates.try_rates(rows, lambda runs: None)
-        assert {rates.label(row.words): row.said for row in rows} == {
-            rates.label(row.words): row.chosen for row in rows
-        }
+        assert [(row.sweep, rates.label(row.words), row.said) for row in rows] == [
+            (row.sweep, rates.label(row.words), row.chosen) for row in rows
+        ]
         assert (rates.CHOICES / "README.md").read_text() == rates.page(rows)
         chosen = {(row.sweep, rates.label(row.words)): row.said for row in rows}
         for sweep, first in FOLLOWING.items():
             for row in rates.rows_of(sweep):
                 assert row.said == chosen[first, rates.label(row.words)], (sweep, row.words)
+        for sweep, first in VARIANTS.items():
+            assert {row.said for row in rates.rows_of(sweep)} == {chosen[first, "dl2pa"]}, sweep
