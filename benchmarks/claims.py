@@ -14,7 +14,7 @@ import rates
 from omegaconf import DictConfig
 
 from dl2pa.report import stats
-from dl2pa.report.published import published
+from dl2pa.report.published import Cell, published
 from dl2pa.sweep import grid
 from dl2pa.sweep.compose import composing
 from dl2pa.sweep.plan import planned
@@ -71,11 +71,12 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
     found: dict[tuple[str, Place], list[dict[str, float] | None]] = {}
     known: dict[tuple[str, Place], str] = {}
+    cells = published()
     for job, run in zip(jobs, runs, strict=True):
         words = dict(word.split("=", 1) for word in job)
         place = (words.get("imbalance", ""), str(run.cfg.dimension))
         label = rates.label(job)
-        known[label, place] = _published(label, run.cfg)
+        known[label, place] = _published(cells, label, run.cfg)
         found.setdefault((label, place), []).append(run.folder.result())
     rows = {}
     for key, results in found.items():
@@ -85,10 +86,10 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     return rows
 
 
-def _published(label: str, cfg: DictConfig) -> str:
+def _published(cells: Sequence[Cell], label: str, cfg: DictConfig) -> str:
     """The first table's value for the row, with a question mark where it is in doubt; empty where there is none."""
     key = (PUBLISHED_AS.get(label, label), cfg.dataset.name, cfg.imbalance, cfg.dimension)
-    for cell in published():
+    for cell in cells:
         if (cell.method, cell.dataset, cell.imbalance, cell.dimension) == key and cell.setting is None:
             return f"{cell.value:.1f}{' ?' if cell.doubtful else ''}"
     return ""
