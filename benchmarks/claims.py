@@ -11,10 +11,12 @@ from statistics import mean, stdev
 
 import blocks
 import rates
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
+from dl2pa.identity import leaves
 from dl2pa.report import stats
-from dl2pa.report.published import Cell, published
+from dl2pa.report.collect import Cell
+from dl2pa.report.tables import published_value
 from dl2pa.sweep import grid
 from dl2pa.sweep.compose import composing
 from dl2pa.sweep.plan import planned
@@ -43,14 +45,12 @@ PAIRS: dict[str, Sequence[tuple[str, str]]] = {
     ],
 }
 PAIRS["fast_cifar100_lt"] = PAIRS["fast_cifar10_lt"]
-# How published tables call a row that has another label here.
-PUBLISHED_AS = {"psc.linear": "psc", "psc.cos_unscaled": "psc"}
 Place = tuple[str, str]  # imbalance, dimension
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a row's runs came to at a place; ``planned`` is how many the sweep has, ``published`` the tables' value."""
+    """What a row's runs came to at a place; ``planned`` is how many the sweep has, ``published`` the report's value."""
 
     top1: Sequence[float]
     flops: float | None
@@ -71,12 +71,13 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
     found: dict[tuple[str, Place], list[dict[str, float] | None]] = {}
     known: dict[tuple[str, Place], str] = {}
-    cells = published()
     for job, run in zip(jobs, runs, strict=True):
         words = dict(word.split("=", 1) for word in job)
         place = (words.get("imbalance", ""), str(run.cfg.dimension))
         label = rates.label(job)
-        known[label, place] = _published(cells, label, run.cfg)
+        config = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
+        assert isinstance(config, dict)
+        known[label, place] = _published(Cell.of(leaves(config)))
         found.setdefault((label, place), []).append(run.folder.result())
     rows = {}
     for key, results in found.items():
@@ -86,13 +87,10 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     return rows
 
 
-def _published(cells: Sequence[Cell], label: str, cfg: DictConfig) -> str:
-    """The first table's value for the row, with a question mark where it is in doubt; empty where there is none."""
-    key = (PUBLISHED_AS.get(label, label), cfg.dataset.name, cfg.imbalance, cfg.dimension)
-    for cell in cells:
-        if (cell.method, cell.dataset, cell.imbalance, cell.dimension) == key and cell.setting is None:
-            return f"{cell.value:.1f}{' ?' if cell.doubtful else ''}"
-    return ""
+def _published(cell: Cell) -> str:
+    """With a question mark where the number is in doubt; empty where there is none."""
+    known = published_value(cell)
+    return "" if known is None else f"{known.value:.1f}{' ?' if known.doubtful else ''}"
 
 
 def accuracies(rows: dict[tuple[str, Place], Row]) -> list[str]:

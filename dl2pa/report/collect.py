@@ -31,6 +31,19 @@ class Cell:
     missing: int = 0
     label: str = ""  # of its row: no two cells with one data set, dimension and imbalance share it
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Cell":
+        """Of a config by dotted names, without runs."""
+        variant = config.get("method.variant")
+        return cls(
+            dataset=config["dataset.name"],
+            method=config["method.name"] + (f".{variant}" if variant else ""),
+            dimension=config["dimension"],
+            imbalance=config["imbalance"],
+            backbone=config["backbone.name"],
+            config=config,
+        )
+
     def values(self, key: str) -> list[float]:
         return [result[key] for result in self.results if result.get(key) is not None]
 
@@ -80,7 +93,7 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
         config = configs[group]
         key = tuple(sorted((name, str(value)) for name, value in config.items()))
         if key not in cells:
-            cells[key] = _cell(config)
+            cells[key] = Cell.of(config)
         if result is None:
             cells[key].missing += 1
         else:
@@ -89,18 +102,6 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
     found = sorted(cells.values(), key=lambda cell: (cell.dataset, cell.method, cell.imbalance or 0, cell.dimension))
     _label(found)
     return found
-
-
-def _cell(config: Mapping[str, Any]) -> Cell:
-    variant = config.get("method.variant")
-    return Cell(
-        dataset=config["dataset.name"],
-        method=config["method.name"] + (f".{variant}" if variant else ""),
-        dimension=config["dimension"],
-        imbalance=config["imbalance"],
-        backbone=config["backbone.name"],
-        config=config,
-    )
 
 
 def _without_seeds(values: Mapping[Any, Any], over: Sequence[str]) -> dict[str, Any]:
