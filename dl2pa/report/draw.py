@@ -11,6 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from dl2pa.report.figures import Figure, Series
 
@@ -55,6 +56,8 @@ def _line(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> N
         if len(ticks) <= 12:  # dimensions and ratios; not costs
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs
     axes.grid(alpha=0.25)
 
 

@@ -86,6 +86,8 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
         drawn.update_layout(yaxis={"type": "category", "autorange": "reversed"}, xaxis={"type": "category"})
     elif figure.log_x:
         drawn.update_xaxes(type="log")
+    elif figure.kind == "line":
+        drawn.update_xaxes(dtick=max(1, max(len(series.x) for series in figure.series) // 10))  # whole epochs
     inner = drawn.to_html(full_html=False, include_plotlyjs=False, div_id=figure.name, config={"displaylogo": False})
     return f"<div class=plot>{inner}</div>"
 
