@@ -45,6 +45,16 @@ PAIRS: dict[str, Sequence[tuple[str, str]]] = {
     ],
 }
 PAIRS["fast_cifar100_lt"] = PAIRS["fast_cifar10_lt"]
+PAIRS["fast_controls"] = [
+    ("dl2pa optimizer.lr=0.03", "etf optimizer.lr=0.03"),
+    ("dl2pa optimizer.lr=0.1", "etf optimizer.lr=0.1"),
+    ("etf optimizer.lr=0.1", "etf optimizer.lr=0.03"),
+    ("dl2pa optimizer.lr=0.1", "dl2pa optimizer.lr=0.03"),
+    ("dl2pa loss=balanced_cross_entropy assignment=static", "dl2pa loss=cross_entropy assignment=static"),
+    ("psc.linear", "psc.frozen_linear"),
+    ("etf optimizer.lr=0.1", "psc.frozen_linear"),
+    ("dl2pa optimizer.lr=0.03", "psc.frozen_linear"),
+]
 Place = tuple[str, str]  # imbalance, dimension
 
 
@@ -66,8 +76,11 @@ class Row:
 
 
 def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
-    """By row label and place, in the order of the sweep."""
+    """By row label and place, in the order of the sweep; a learning rate is named where a row has several."""
     jobs = grid.expand(grid.read(sweep))
+    rates_of: dict[str, set[str]] = {}
+    for job in jobs:
+        rates_of.setdefault(rates.label(job), set()).update(word for word in job if word.startswith("optimizer.lr="))
     runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
     found: dict[tuple[str, Place], list[dict[str, float] | None]] = {}
     known: dict[tuple[str, Place], str] = {}
@@ -75,6 +88,8 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
         words = dict(word.split("=", 1) for word in job)
         place = (words.get("imbalance", ""), str(run.cfg.dimension))
         label = rates.label(job)
+        if len(rates_of[label]) > 1:
+            label += f" optimizer.lr={words['optimizer.lr']}"
         config = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
         assert isinstance(config, dict)
         known[label, place] = _published(Cell.of(leaves(config)))
@@ -114,7 +129,7 @@ def differences(rows: dict[tuple[str, Place], Row], pairs: Sequence[tuple[str, s
     adjusted = iter(stats.holm([value for value in p if value is not None]))
     lines = ["| difference | imbalance | d | points | Welch's p | Holm's p |", "|---|---|---|---|---|---|"]
     for (first, second, place, mine, theirs), value in zip(compared, p, strict=True):
-        points = f"{mean(mine) - mean(theirs):+.2f}" if mine and theirs else "missing"
+        points = f"{mean(mine) - mean(theirs):+.2f}" if value is not None else "missing"
         shown = ["", ""] if value is None else [_p(value), _p(next(adjusted))]
         lines.append(f"| {first} - {second} | {place[0]} | {place[1]} | {points} | {' | '.join(shown)} |")
     return lines

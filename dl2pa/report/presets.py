@@ -13,7 +13,7 @@ from dl2pa.sweep.compose import CONF, composing
 
 _SHARED = ("assignment", "loss", "optimizer", "schedule")  # groups of which several options share a name
 _PARTS = ("method.", "prototypes.", "assignment.", "loss.")
-# Several variants of a softmax stand for the published one; a recipe chooses between mean and sum.
+# Which variants a published number may be of is said beside it; a recipe chooses between mean and sum.
 _FREE = ("method.variant", "prototypes.seed", "assignment.seed", "loss.reduction")
 
 

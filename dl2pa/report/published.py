@@ -16,8 +16,8 @@ class Cell:
     """One published accuracy.
 
     ``value``: top-1 in percent. ``dimension`` None is the backbone's own width, ``imbalance`` None balanced data.
-    ``setting`` tells apart what a source reports of one cell. ``doubtful``: why the number, or what it is a number of,
-    is in doubt; None where it is not.
+    ``setting`` tells apart what a source reports of one cell. ``variants``: those of the method that the number may be
+    of; None is any. ``doubtful``: why the number, or what it is a number of, is in doubt; None where it is not.
     """
 
     method: str = MISSING
@@ -28,6 +28,7 @@ class Cell:
     dimension: int | None = None
     imbalance: float | None = None
     setting: str | None = None
+    variants: list[str] | None = None
     doubtful: str | None = None
 
 

@@ -83,15 +83,17 @@ def _table(dataset: str, backbone: str, cells: dict[tuple[str, Column], Cell], b
 
 
 def published_value(cell: Cell) -> published.Cell | None:
-    """What is published of a cell: same method, data set, dimension and imbalance; a source's main setting.
+    """What is published of a cell: same method and variant, data set, dimension and imbalance; a source's main setting.
 
     A number got with another backbone stands for want of one with the cell's own. None for a row that is not the
     method as its preset has it: what was published says nothing about it.
     """
+    method, _, variant = cell.method.partition(".")
     same = [
         known
         for known in _published()
-        if known.method == cell.method.partition(".")[0]
+        if known.method == method
+        and (known.variants is None or variant in known.variants)
         and (known.dataset, known.imbalance) == (cell.dataset, cell.imbalance)
         and (known.dimension == cell.dimension or (known.dimension is None and cell.config["backbone.neck"] == "none"))
     ]

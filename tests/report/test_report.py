@@ -110,11 +110,13 @@ def test_what_is_published_stands_beside_and_doubt_is_marked(tmp_path: Path) -> 
     for seed in (0, 1, 2):
         words = ("dataset=cifar100", "dimension=10", f"seed={seed}")
         write(tmp_path, *words, "method=dl2pa", top1=58.21 + seed - 1)
-        write(tmp_path, *words, "method=psc", "method.variant=cos_unscaled", top1=30.0)
+        for variant in ("cos_unscaled", "cos_scaled"):
+            write(tmp_path, *words, "method=psc", f"method.variant={variant}", top1=30.0)
     (table,) = tables.tables(collect([tmp_path]))
     column = table.columns[0]
     assert tables.text(table, "dl2pa", column) == "58.21 ± 1.00 (3) | 57.21 +1.00"
     assert tables.text(table, "psc.cos_unscaled", column) == "30.00 ± 0.00 (3) | 25.67? +4.33"
+    assert tables.text(table, "psc.cos_scaled", column) == "30.00 ± 0.00 (3)", "no published number can be its"
 
 
 def test_published_without_a_dimension_is_of_the_width_of_the_backbone(tmp_path: Path) -> None:
