@@ -20,8 +20,8 @@ class Evaluation:
     """The test split and, where images were held out, the holdout split; each call of the two starts a pass over it.
 
     ``uncropped``: the test images scaled as for the test, and only made square, where the test cuts out less than
-    that. ``superclasses`` [C]: the superclass of each class, where there are any. ``between`` is called after every
-    batch, and may raise to stop.
+    that. ``superclasses`` [C]: the superclass of each class, where there are any. ``temperature``: what the training
+    loss divides scores by. ``between`` is called after every batch, and may raise to stop.
     """
 
     test: Batches
@@ -29,6 +29,7 @@ class Evaluation:
     uncropped: Batches | None
     train_counts: Sequence[int]
     superclasses: Tensor | None
+    temperature: float
     device: torch.device
     between: Callable[[], None]
 
@@ -46,12 +47,13 @@ class Evaluation:
         return metrics
 
     def calibration(self, model: Classifier) -> dict[str, float | None]:
-        """ECE in percent at a temperature fitted on the holdout split, never on test images; null without one."""
+        """ECE in percent at a temperature fitted on the holdout split, never on test images; null without one.
+        ece_as_trained is at the temperature of the training loss."""
         temperature = None
         if self.holdout is not None:
             held = [(scores.cpu(), labels) for _, scores, labels in self._run(model, self.holdout)]
             temperature = fit_temperature(*(torch.cat(part) for part in zip(*held, strict=True)))
-        made = {"ece_uncalibrated": Reliability()}
+        made = {"ece_as_trained": Reliability(self.temperature)}
         if temperature is not None:
             made["ece"] = Reliability(temperature)
         for _, scores, labels in self._run(model, self.test):

@@ -65,7 +65,8 @@ class Tally:
         per_class: top-1 of each class in label order, None for a class without test images.
         macro: mean of per_class, without the None.
         head, medium, tail: the same mean over the classes of ``groups``, classes sorted by descending training count
-        (equal counts in label order). None when all training counts are equal or the group has no test images.
+        (equal counts in label order). None when no class has twice the training images of another or the group has no
+        test images.
         """
         right, right_in_five, images = (row.tolist() for row in self.counts.cpu())
         total = sum(images)

@@ -192,6 +192,7 @@ def make_evaluation(cfg: DictConfig, data: Data, device: torch.device, between: 
         uncropped=batches(data.test, replace(transform, size=full)) if full > transform.size else None,
         train_counts=_train_counts(cfg, data).tolist(),
         superclasses=None if groups is None else groups.to(device),
+        temperature=cfg.loss.temperature,
         device=device,
         between=between,
     )
@@ -359,6 +360,8 @@ class _Run:
 
     def _keep_best(self, found: dict[str, Any]) -> None:
         at = self.trainer.position
+        if self.cfg.prototypes.kind != "none" and self.model.head.assignment() is None:
+            return  # a warm-up's learned vectors are not yet the classifier
         value = found["val_macro" if "val_macro" in found else "top1"]
         if value > at.best:
             at.best, at.best_top1 = value, found["top1"]
@@ -426,9 +429,8 @@ def _epoch_line(metrics: dict[str, Any], epochs: int) -> str:
 
 
 def _summary(result: dict[str, Any]) -> str:
-    lines = [
-        f"test accuracy {result['top1']:.2f} % (best epoch {result['top1_best']:.2f} %), {result['seconds']:.0f} s"
-    ]
+    best = "no epoch after the warm-up" if result["top1_best"] is None else f"best epoch {result['top1_best']:.2f} %"
+    lines = [f"test accuracy {result['top1']:.2f} % ({best}), {result['seconds']:.0f} s"]
     if result["moved"]:
         lines.append("classes moved, by epoch: " + " ".join(f"{moved:.0f}" for moved in result["moved"]))
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """Ranges and combinations that the schema's types cannot say; messages name the key, its value and what is legal."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dl2pa import identity
-from dl2pa.backbones.widths import feature_width
+from dl2pa.backbones.widths import check_channels, feature_width
 from dl2pa.config import Config
 from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import KINDS, check, check_fit, check_option
@@ -32,55 +31,55 @@ _CHOICES = {
     "schedule.per": ("epoch", "step"),
     "logger.name": ("local", "wandb"),
 }
-# key: (smallest, largest, whether the smallest itself is legal); None is no bound. A key that is null is not checked.
-_RANGES: dict[str, tuple[float, float | None, bool]] = {
-    "imbalance": (0, 1, False),
-    "dimension": (1, None, True),
-    "seed": (0, 2**32 - 1, True),  # numpy pads a longer one into the next word of its entropy
-    "epochs": (1, None, True),
-    "batch_size": (2, None, True),  # BatchNorm cannot normalise one image
-    "max_steps": (1, None, True),
-    "holdout": (0, 0.9, True),
-    "eval_every": (1, None, True),
-    "dataset.num_classes": (2, None, True),
-    "dataset.channels": (1, None, True),
-    "dataset.size": (1, None, True),
-    "dataset.resize": (1, None, True),
-    "augment.padding": (0, None, True),
-    "augment.jitter": (0, 1, True),
-    "augment.erase": (0, 1, True),
-    "augment.cutout": (0, None, True),
-    "augment.mixup": (0, None, True),
-    "augment.cutmix": (0, None, True),
-    "backbone.width": (1, None, True),
-    "method.scale": (0, None, False),
-    "method.vectors": (1, None, True),
-    "method.column_temperature": (0, None, False),
-    "method.bank_batches": (1, None, True),
-    "method.momentum": (0, 1, True),
-    "assignment.seed": (0, 2**32 - 1, True),
-    "assignment.momentum": (0, 1, True),
-    "assignment.warmup": (0, 1, True),
-    "assignment.freeze_after": (0, 1, True),
-    "assignment.hysteresis": (0, None, True),
-    "assignment.learn": (0, 1, True),
-    "assignment.tau": (0, None, False),
-    "loss.temperature": (0, None, False),
-    "loss.smoothing": (0, 1, True),
-    "loss.adjust": (0, None, True),
-    "optimizer.lr": (0, None, False),
-    "optimizer.weight_decay": (0, None, True),
-    "optimizer.momentum": (0, 1, True),
-    "optimizer.clip": (0, None, False),
-    "schedule.warmup": (0, 1, True),
-    "schedule.warmup_start": (0, 1, True),
-    "schedule.floor": (0, 1, True),
-    "schedule.gamma": (0, None, False),
-    "runtime.workers": (0, None, True),
-    "runtime.threads": (1, None, True),
-    "runtime.eval_batch_size": (1, None, True),
-    "runtime.checkpoint_minutes": (0, None, False),
-    "logger.finish_seconds": (0, None, True),
+# Intervals in the notation of mathematics. A key that is null is not checked.
+_RANGES: dict[str, str] = {
+    "imbalance": "(0, 1]",
+    "dimension": "[1, inf)",
+    "seed": "[0, 4294967295]",  # numpy pads a longer one into the next word of its entropy
+    "epochs": "[1, inf)",
+    "batch_size": "[2, inf)",  # BatchNorm cannot normalise one image
+    "max_steps": "[1, inf)",
+    "holdout": "[0, 0.9]",
+    "eval_every": "[1, inf)",
+    "dataset.num_classes": "[2, inf)",
+    "dataset.channels": "[1, inf)",
+    "dataset.size": "[1, inf)",
+    "dataset.resize": "[1, inf)",
+    "augment.padding": "[0, inf)",
+    "augment.jitter": "[0, 1]",
+    "augment.erase": "[0, 1]",
+    "augment.cutout": "[0, inf)",
+    "augment.mixup": "[0, inf)",
+    "augment.cutmix": "[0, inf)",
+    "backbone.width": "[1, inf)",
+    "method.scale": "(0, inf)",
+    "method.vectors": "[1, inf)",
+    "method.column_temperature": "(0, inf)",
+    "method.bank_batches": "[1, inf)",
+    "method.momentum": "[0, 1)",
+    "assignment.seed": "[0, 4294967295]",
+    "assignment.momentum": "[0, 1)",
+    "assignment.warmup": "[0, 1]",
+    "assignment.freeze_after": "[0, 1]",
+    "assignment.hysteresis": "[0, inf)",
+    "assignment.learn": "[0, 1]",
+    "assignment.tau": "(0, inf)",
+    "loss.temperature": "(0, inf)",
+    "loss.smoothing": "[0, 1)",
+    "loss.adjust": "[0, inf)",
+    "optimizer.lr": "(0, inf)",
+    "optimizer.weight_decay": "[0, inf)",
+    "optimizer.momentum": "[0, 1)",
+    "optimizer.clip": "(0, inf)",
+    "schedule.warmup": "[0, 1]",
+    "schedule.warmup_start": "[0, 1]",
+    "schedule.floor": "[0, 1]",
+    "schedule.gamma": "(0, inf)",
+    "runtime.workers": "[0, inf)",
+    "runtime.threads": "[1, inf)",
+    "runtime.eval_batch_size": "[1, inf)",
+    "runtime.checkpoint_minutes": "(0, inf)",
+    "logger.finish_seconds": "[0, inf)",
 }
 # key: the key that decides whether it is read, and the values of that key under which it is
 _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -125,6 +124,8 @@ _PAIRWISE = {
     ("assignment.name", "quadratic"): 64,
 }
 _PAIRWISE_GB = 8
+# dataset.source: those that are read whole, in the size they have.
+_ARRAYS = ("digits", "cifar10", "cifar100", "svhn", "stl10")
 
 
 def validate(cfg: DictConfig) -> None:
@@ -146,12 +147,9 @@ def validate(cfg: DictConfig) -> None:
     _expect(cfg, "method.head", cfg.method.head in HEADS, f"use one of {_listed(HEADS)}")
     for key, legal in _CHOICES.items():
         _expect(cfg, key, OmegaConf.select(cfg, key) in legal, f"use one of {_listed(legal)}")
-    for key, (low, high, closed) in _RANGES.items():
+    for key, interval in _RANGES.items():
         value = OmegaConf.select(cfg, key)
-        inside = value is None or (
-            (value >= low if closed else value > low) and (value < math.inf if high is None else value <= high)
-        )
-        _expect(cfg, key, inside, f"use a number {_interval(low, high, closed)}")
+        _expect(cfg, key, value is None or _inside(value, interval), f"use a number {_said(interval)}")
     if cfg.runtime.ddp and cfg.runtime.compile:
         raise UserError(
             "runtime.compile=true does not fit runtime.ddp=true, a step over several processes: use null or false"
@@ -183,6 +181,11 @@ def _check_unread(cfg: DictConfig) -> None:
 
 def _check_data(cfg: DictConfig) -> None:
     name, channels = cfg.dataset.name, cfg.dataset.channels
+    if cfg.dataset.source in _ARRAYS:
+        for key in ("augment.crop", "dataset.resize", "augment.jitter"):
+            _refuse_set(cfg, key, f"dataset={name}, which is no data set of image files")
+    if cfg.dataset.source != "svhn" or cfg.imbalance is None:
+        _refuse_set(cfg, "dataset.label_alignment", f"dataset={name}: the labels that are shifted are SVHN-LT's")
     for key in ("mean", "std"):
         values = list(cfg.dataset[key])
         if len(values) != channels or (key == "std" and not all(value > 0 for value in values)):
@@ -207,6 +210,7 @@ def _check_data(cfg: DictConfig) -> None:
 
 def _check_head(cfg: DictConfig) -> None:
     width = feature_width(cfg.backbone.name, cfg.backbone.width)
+    check_channels(cfg.backbone.name, cfg.dataset.channels)
     d = cfg.dimension
     if cfg.backbone.neck == "none" and d != width:
         raise UserError(
@@ -256,6 +260,11 @@ def _check_prototype_head(cfg: DictConfig) -> None:
         raise UserError(
             f"assignment.statistic=loss_matrix does not fit loss.adjust={cfg.loss.adjust}, under which the loss of one "
             f"class depends on what prototypes the others own: use epoch_mean, ema or queue"
+        )
+    if cfg.loss.adjust != 0 and cfg.assignment.name == "quadratic" and cfg.assignment.similarity == "confusion":
+        raise UserError(
+            f"assignment.similarity=confusion does not fit loss.adjust={cfg.loss.adjust}, whose loss takes an image "
+            f"for another class than the scores do: use means"
         )
     _check_prototypes(cfg)
     options = {str(key): value for key, value in cfg.prototypes.items() if key != "kind"}
@@ -382,6 +391,9 @@ def _check_learned_warmup(cfg: DictConfig) -> None:
             f"{learn} ends after assignment.freeze_after={options.freeze_after}: use assignment.freeze_after="
             f"{options.learn} for one matching, or more for later ones"
         )
+    if options.freeze_after == options.learn:
+        for key in ("every", "hysteresis"):
+            _refuse_set(cfg, f"assignment.{key}", f"assignment.freeze_after={options.freeze_after} and {learn}")
     if cfg.epochs < 2:
         raise UserError(f"epochs={cfg.epochs} does not fit {learn}: use 2 or more, one of them for the prototypes")
 
@@ -403,6 +415,15 @@ def _listed(values: Iterable[Any]) -> str:
     return ", ".join("null" if value is None else str(value) for value in values)
 
 
-def _interval(low: float, high: float | None, closed: bool) -> str:
-    start = f"from {low}" if closed else f"over {low}"
-    return f"{start} on" if high is None else f"{start} up to {high}"
+def _inside(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    return (value >= low if interval[0] == "[" else value > low) and (
+        value <= high if interval[-1] == "]" else value < high
+    )
+
+
+def _said(interval: str) -> str:
+    low, high = interval[1:-1].split(", ")
+    start = f"from {low}" if interval[0] == "[" else f"over {low}"
+    end = "on" if high == "inf" else f"up to {high}" if interval[-1] == "]" else f"below {high}"
+    return f"{start} {end}" if high == "inf" or interval[-1] == "]" else f"{start} on, {end}"

@@ -18,7 +18,13 @@ from dl2pa.run import run
 def test_calibration_is_of_the_assignment_that_was_trained_with(tmp_path: Path) -> None:
     """A run cut short by max_steps, whose classes still move after its last evaluation."""
     cfg = compose_config(
-        "max_steps=2", "holdout=0.1", f"runs_dir={tmp_path}", f"data_root={tmp_path}", "precision=fp32"
+        "max_steps=2",
+        "holdout=0.1",
+        "loss=cross_entropy",
+        "loss.temperature=0.2",
+        f"runs_dir={tmp_path}",
+        f"data_root={tmp_path}",
+        "precision=fp32",
     )
     result = run(cfg)
     assert result["moved"][-1] > 0
@@ -29,7 +35,7 @@ def test_calibration_is_of_the_assignment_that_was_trained_with(tmp_path: Path) 
     model = load(RunFolder.of(cfg).path)
     with torch.inference_mode():
         scores = model.module(images)
-    for name, temperature in (("ece_uncalibrated", 1.0), ("ece", result["temperature"])):
+    for name, temperature in (("ece_as_trained", 0.2), ("ece", result["temperature"])):
         reliability = Reliability(temperature)
         reliability.update(scores, data.test.labels)
         assert result[name] == pytest.approx(reliability.ece(), abs=1e-4)
@@ -52,7 +58,7 @@ def test_accuracy_by_class_means_and_by_superclass_beside_that_of_the_head() -> 
     features = torch.tensor([[1.0, 0.1], [1.0, -0.2], [0.3, 1.0], [1.0, 0.9]])
     labels, groups = torch.tensor([0, 0, 1, 1]), torch.tensor([7, 7])
     evaluation = Evaluation(
-        lambda: iter([(features, labels)]), None, None, [1, 1], groups, torch.device("cpu"), between=lambda: None
+        lambda: iter([(features, labels)]), None, None, [1, 1], groups, 1.0, torch.device("cpu"), between=lambda: None
     )
     found = evaluation(Stuck(), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
     assert (found["top1"], found["means_top1"], found["super_top1"]) == (50, 75, 100)

@@ -195,3 +195,23 @@ def test_every_verb_exists_and_the_process_says_its_status() -> None:
     code = "import sys, dl2pa; assert callable(dl2pa.load); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
     assert subprocess.run([sys.executable, "-m", "dl2pa", "unknown"], capture_output=True).returncode == 2
+
+
+def test_best_is_never_of_a_warm_up(tmp_path: Path) -> None:
+    """The best epoch is one whose classes own prototypes, also where learned vectors were more accurate before."""
+    words = (
+        "method=dl2pa_plus",
+        "dimension=2",
+        "prototypes=random",
+        "epochs=8",
+        "assignment.learn=0.6",
+        "optimizer.lr=0.05",
+        "max_steps=206",
+    )
+    cfg = compose_config(*words, f"data_root={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}")
+    run(cfg)
+    folder = RunFolder.of(cfg)
+    top1 = {line["epoch"]: line["top1"] for line in folder.lines("metrics") if "top1" in line}
+    owned = [line["epoch"] for line in folder.lines("assignments")]
+    assert max(top1.values()) > max(top1[epoch] for epoch in owned)
+    assert result_of(folder)["top1_best"] == max(top1[epoch] for epoch in owned)

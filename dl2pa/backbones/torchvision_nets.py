@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from dl2pa.backbones.base import Backbone
-from dl2pa.errors import UserError
+from dl2pa.backbones.widths import check_channels
 
 # Attribute that holds the last linear layer.
 _CLASSIFIER = {
@@ -29,17 +29,9 @@ class TorchvisionNet(Backbone):
         return features
 
 
-def _check_channels(name: str, in_channels: int) -> None:
-    if in_channels != 3:
-        raise UserError(
-            f"backbone={name} takes images of 3 channels and the data set has {in_channels}: "
-            "use backbone=resnet32 or backbone=small"
-        )
-
-
 def torchvision_net(name: str, in_channels: int) -> Backbone:
     """resnet50, resnet101, resnet152, swin_t or densenet121. Raises UserError unless ``in_channels`` is 3."""
-    _check_channels(name, in_channels)
+    check_channels(name, in_channels)
     from torchvision.models import get_model  # 1.4 s that the small networks need not pay
 
     net = get_model(name, weights=None)
@@ -52,7 +44,7 @@ def resnet50_wide(in_channels: int) -> Backbone:
 
     Raises UserError unless ``in_channels`` is 3.
     """
-    _check_channels("resnet50_wide", in_channels)
+    check_channels("resnet50_wide", in_channels)
     from torchvision.models.resnet import Bottleneck, ResNet, conv1x1
 
     channels_in, planes = 1024, 1024

@@ -20,6 +20,17 @@ FEATURE_WIDTH: dict[str, int] = {
 CONFIGURABLE = frozenset({"small", "whitened"})
 """Backbones whose width can be chosen."""
 
+_COLOUR = frozenset({"resnet50", "resnet101", "resnet152", "resnet50_wide", "swin_t", "densenet121"})
+
+
+def check_channels(name: str, channels: int) -> None:
+    """Raises UserError where backbone ``name`` takes images of 3 channels and these have another number."""
+    if name in _COLOUR and channels != 3:
+        raise UserError(
+            f"backbone={name} takes images of 3 channels and the data set has {channels}: "
+            "use backbone=resnet32 or backbone=small"
+        )
+
 
 def feature_width(name: str, width: int | None = None) -> int:
     """The width of the features of backbone ``name`` when ``width`` is asked for (None: its own).

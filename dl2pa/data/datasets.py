@@ -38,7 +38,8 @@ def load(
     """Reads the data set ``name``, one of READERS; its reader says where below ``data_root`` the files lie.
 
     ``imbalance``: smallest / largest class of the long-tail training set in (0, 1], or None to leave it as it is;
-    each published training split is made long-tailed on its own, always with the same images. ``holdout``: fraction
+    each published training split is made long-tailed on its own, for one ``holdout`` always with the same images
+    (another one has another tail: of CIFAR-10's rarest class no image that holdout=0 trains on). ``holdout``: fraction
     in [0, 1) of each class that is split off before the tail is cut: as many of a rare class as of a common one where
     the published set is balanced, as in ImageNet-LT's own validation images, since the tenth of a tail of 50 images
     would tell nothing. ``label_alignment``: "shifted" gives a long-tail set the labels of the published code (see

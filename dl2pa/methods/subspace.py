@@ -30,19 +30,25 @@ class SubspaceHead(Head):
         self.scale = scale
         self.variant = variant
         self.column_temperature = column_temperature
-        self.matrices = nn.Parameter(torch.randn(num_classes, dimension, columns))
+        self.matrices = nn.Parameter(torch.linalg.qr(torch.randn(num_classes, dimension, columns))[0])
 
     def bases(self) -> Tensor:
         """U [C, d, K]: the orthonormal factor of the trained matrices.
 
-        It does not feel their length, and so no weight decay, which drives torch's own orthogonal parametrisation
-        (Householder vectors with signs on the diagonal) to zero in a single step. The factor with a positive diagonal
-        of R is the one that moves continuously: a column that changed sign would turn soft_columns and signed over.
+        The factor with a positive diagonal of R is the one that moves continuously: a column that changed sign would
+        turn soft_columns and signed over. (Weight decay drives torch's own orthogonal parametrisation, Householder
+        vectors with signs on the diagonal, to zero in a single step.)
         """
         q, r = torch.linalg.qr(self.matrices)
         signs = r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
         bases: Tensor = q * signs
         return bases
+
+    @torch.no_grad()
+    def end_step(self, epoch: int, last: bool = False) -> None:
+        """Back to orthonormal columns. Scores do not feel the matrices' length, but what a step does to them falls with
+        its square, and steps and weight decay change it."""
+        self.matrices.copy_(self.bases())
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         features = F.normalize(embedding, dim=1)

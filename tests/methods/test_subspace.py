@@ -34,24 +34,31 @@ def test_one_column_is_the_absolute_cosine_and_signed_the_cosine() -> None:
     assert (cosine < 0).any()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_columns_stay_orthonormal_and_scores_do_not_feel_weight_decay(decay: float) -> None:
+def trained(decay: float) -> SubspaceHead:
     made, z = head(3), embeddings()
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1, weight_decay=decay)
-    start = made.bases().detach()
     for _ in range(20):
         loss = F.cross_entropy(made(z)[1], torch.arange(7) % CLASSES)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    bases = made.bases().detach()
+        made.end_step(0)
+    return made
+
+
+def test_columns_are_orthonormal_from_the_first_step_to_the_last() -> None:
+    """Steps turn a matrix of columns of length s by 1 / s^2 of what they turn orthonormal ones by."""
     eye = torch.eye(3, dtype=torch.float64).expand(CLASSES, 3, 3)
-    torch.testing.assert_close(bases.mT @ bases, eye)
-    assert (bases - start).abs().max() > 0.1
-    before = made(z)[1]
-    with torch.no_grad():
-        made.matrices.mul_(0.01)  # all that weight decay does
-    torch.testing.assert_close(made(z)[1], before)
+    start, made = head(3).matrices.detach(), trained(0.0).matrices.detach()
+    for matrices in (start, made):
+        torch.testing.assert_close(matrices.mT @ matrices, eye, atol=1e-6, rtol=0)
+    assert (made - start).abs().max() > 0.3
+
+
+def test_weight_decay_changes_a_steps_length_by_its_share_alone() -> None:
+    """By 1 / (1 - lr decay), here 1.01, however many steps there are."""
+    start, decayed, made = head(3).matrices, trained(0.1).matrices, trained(0.0).matrices
+    assert (decayed - made).norm() < 0.02 * (made - start).norm()
 
 
 def test_columns_do_not_change_sign_by_a_small_step() -> None:
