@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dl2pa import identity, lease
 from dl2pa.errors import UserError, in_words
@@ -157,14 +158,34 @@ class RunFolder:
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(frozen))
 
     def frozen(self) -> dict[str, Any]:
-        """The content of config.yaml as it stands: no paths, and no keys that are younger than the run."""
-        return _yaml(self.path / "config.yaml")
+        """The content of config.yaml as it stands: no paths, and no keys that are younger than the run.
+
+        Raises:
+            UserError: it is no run's config.
+        """
+        try:
+            found = _yaml(self.path / "config.yaml")
+        except (yaml.YAMLError, AttributeError, UnicodeError) as error:
+            raise self._damaged(str(error).splitlines()[0]) from None
+        if "dataset" not in found or "epochs" not in found:
+            raise self._damaged("no dataset, or no epochs, in it")
+        return found
+
+    def _damaged(self, problem: str) -> UserError:
+        return UserError(f"{self.path / 'config.yaml'}: not a run's config ({problem}); delete the folder, or mend it")
 
     def config(self) -> DictConfig:
-        """The frozen config, with this machine's paths put back."""
+        """The frozen config, with this machine's paths put back.
+
+        Raises:
+            UserError: as ``frozen``.
+        """
         from dl2pa.config import Config
 
-        stored = OmegaConf.merge(OmegaConf.structured(Config), self.frozen())
+        try:
+            stored = OmegaConf.merge(OmegaConf.structured(Config), self.frozen())
+        except OmegaConfBaseException as error:
+            raise self._damaged(str(error).splitlines()[0]) from None
         assert isinstance(stored, DictConfig)
         local = self.local()
         stored.data_root = local.get("data_root", "data")
@@ -441,8 +462,8 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into one line that names what to change."""
+def writing(target: Path, key: str = "runs_dir", other: str = "runs_dir=DIR") -> Iterator[None]:
+    """Turn the system's refusal to write into one line that names the ``key`` and how to choose an ``other`` place."""
     try:
         yield
     except OSError as error:
@@ -451,7 +472,7 @@ def writing(target: Path) -> Iterator[None]:
             existing = next(parent for parent in (target, *target.parents) if parent.exists())
             free = f"; {shutil.disk_usage(existing).free / 2**20:.0f} MiB free there"
         raise UserError(
-            f"runs_dir: cannot write {target}: {error.strerror or error}{free}; runs_dir=DIR chooses another folder"
+            f"{key}: cannot write {target}: {error.strerror or error}{free}; {other} chooses another folder"
         ) from error
 
 

@@ -107,8 +107,14 @@ class Lease:
         self._end.set()
         self._thread.join()
         self._touch()
-        if not self._lost:
-            _replace(_path(self._folder, self._number), replace(self._holder, released=True))
+        if self._lost:
+            return
+        path = _path(self._folder, self._number)
+        try:
+            _replace(path, replace(self._holder, released=True))
+        except OSError:  # a full disk: to delete takes no room, and a folder without a lease is free, too
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):
@@ -218,8 +224,12 @@ def _create(path: Path, holder: Holder) -> None:
 
 def _replace(path: Path, holder: Holder) -> None:
     aside = path.with_name(f"{path.name}.part")
-    aside.write_text(json.dumps(asdict(holder)))
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(asdict(holder)))
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _started(pid: int) -> float:

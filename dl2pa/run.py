@@ -101,20 +101,18 @@ def load_data(cfg: DictConfig) -> Data:
     )
 
 
-def make_prototypes(cfg: DictConfig) -> Tensor | None:
-    """The prototypes [C, d] of ``cfg``, from the cache under data_root or built; None for methods that learn them."""
+def make_prototypes(cfg: DictConfig, keep: bool = True) -> Tensor | None:
+    """The prototypes [C, d] of ``cfg``, from the cache under data_root or built; None for methods that learn them.
+
+    ``keep`` what is built there; where the folder cannot be written that is left out, with a warning.
+    """
     options = cfg.prototypes
     if options.kind == "none":
         return None
     seed = cfg.seed if options.seed is None else options.seed
     read = {name: options[name] for name in KINDS[options.kind].reads if name != "seed"}
     cache = Path(cfg.data_root) / "prototypes"
-    try:
-        return prototypes.cached(cache, cfg.dataset.num_classes, cfg.dimension, options.kind, seed, **read)
-    except OSError as error:
-        raise UserError(
-            f"data_root={cfg.data_root}: cannot keep prototypes in {cache} ({error.strerror or error})"
-        ) from error
+    return prototypes.cached(cache, cfg.dataset.num_classes, cfg.dimension, options.kind, seed, keep, **read)
 
 
 def make_trainer(
@@ -323,9 +321,8 @@ class _Run:
             if not ranks.first():
                 raise SystemExit(0)  # with 1 srun would end the first, which is still to queue its job again
             asked = signal.Signals(number)
-            raise Stopped(
-                f"stopped by {asked.name}, nothing lost: the same command goes on with {self.folder.path}", asked
-            )
+            command = "the same command without rerun=true" if self.cfg.rerun else "the same command"
+            raise Stopped(f"stopped by {asked.name}, nothing lost: {command} goes on with {self.folder.path}", asked)
 
     def _end_epoch(self, loss: float, last: bool) -> None:
         at, head = self.trainer.position, self.model.head

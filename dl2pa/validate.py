@@ -1,6 +1,7 @@
 """Ranges and combinations that the schema's types cannot say; messages name the key, its value and what is legal."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -134,8 +135,8 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         UserError: the first thing found wrong.
     """
-    if unknown := sorted(set(cfg) - set(identity.defaults(Config))):  # +KEY=VALUE adds what nothing reads
-        raise UserError(f"{unknown[0]}={cfg[unknown[0]]}: no such key; python launch.py --help lists them")
+    if unknown := _unknown(cfg):  # +KEY=VALUE adds what nothing reads
+        raise UserError(f"{unknown}={OmegaConf.select(cfg, unknown)}: no such key; python launch.py --help lists them")
     try:
         OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -396,6 +397,25 @@ def _check_learned_warmup(cfg: DictConfig) -> None:
             _refuse_set(cfg, f"assignment.{key}", f"assignment.freeze_after={options.freeze_after} and {learn}")
     if cfg.epochs < 2:
         raise UserError(f"epochs={cfg.epochs} does not fit {learn}: use 2 or more, one of them for the prototypes")
+
+
+@cache
+def _known() -> dict[str, set[str]]:
+    """The schema's keys and, of those that are groups, the keys in them."""
+    schema = identity.defaults(Config)
+    groups = {key: None if OmegaConf.is_missing(schema, key) else schema[key] for key in map(str, schema)}
+    return {key: set(map(str, group)) if isinstance(group, DictConfig) else set() for key, group in groups.items()}
+
+
+def _unknown(cfg: DictConfig) -> str | None:
+    """The first key, by its dotted name, that the schema does not have."""
+    known = _known()
+    for key in map(str, cfg):
+        if key not in known:
+            return key
+        if known[key] and (more := sorted(set(map(str, cfg[key])) - known[key])):
+            return f"{key}.{more[0]}"
+    return None
 
 
 def _refuse_set(cfg: DictConfig, key: str, why: str) -> None:

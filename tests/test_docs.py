@@ -21,6 +21,7 @@ from data_files import own_checksums, write_cifar10, write_cifar100
 from dl2pa.identity import run_name
 from dl2pa.run import run
 from dl2pa.sweep import grid, plan
+from dl2pa.sweep.compose import composing
 from dl2pa.validate import validate
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +37,13 @@ def commands(page: str) -> list[str]:
 def launches(page: str) -> list[list[str]]:
     """The words behind launch.py of each line; of a sweep, its first job's."""
     lines = [shlex.split(line.split("launch.py", 1)[1]) for line in commands(page) if "launch.py" in line]
-    ours = [[word for word in words if word != "-m" and not word.startswith("hydra")] for words in lines]
-    return [
-        [word.split(",")[0] for word in words if "=glob(" not in word]
-        for words in ours
-        if not any(word.startswith("sweep=") for word in words)
-    ]
+    ours = [[word for word in words if not word.startswith("hydra")] for words in lines]
+    with composing():
+        return [
+            grid.expand(grid.Sweep(), words[1:])[0] if words[:1] == ["-m"] else words
+            for words in ours
+            if not any(word.startswith("sweep=") for word in words)
+        ]
 
 
 def verbs(page: str) -> list[list[str]]:

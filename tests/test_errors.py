@@ -267,6 +267,7 @@ def test_choice(composed: DictConfig, key: str) -> None:
             "method=dl2pa_plus assignment.hysteresis=0.1",
             r"assignment\.hysteresis=0\.1 does nothing with assignment\.freeze_after=0\.5 and assignment\.learn=0\.5",
         ),
+        ("+optimizer.weigth_decay=0.5", r"optimizer\.weigth_decay=0\.5: no such key; .*--help.*"),
         ("optimizer.momentum=1", r"optimizer\.momentum=1\.0 is not legal: use a number from 0 on, below 1"),
     ],
 )
@@ -474,12 +475,11 @@ def test_unwritable_runs_dir(tmp_path: Path, multirun: list[str]) -> None:
     assert file.read_text() == "here"
 
 
-def test_unwritable_data_root(tmp_path: Path) -> None:
+def test_prototypes_that_cannot_be_kept_are_built(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "file"
     file.write_text("here")
-    words = [f"data_root={file / 'data'}", f"runs_dir={tmp_path / 'runs'}"]
-    with pytest.raises(UserError, match=r"data_root=.*: cannot keep prototypes in .*Not a directory"):
-        run(compose_config(*words))
+    run(compose_config(f"data_root={file / 'data'}", f"runs_dir={tmp_path / 'runs'}", "max_steps=1"))
+    assert f"prototypes cannot be kept in {file / 'data' / 'prototypes'} (Not a directory)" in caplog.text
 
 
 def test_full_disk(tmp_path: Path, stopped: RunFolder) -> None:

@@ -36,12 +36,19 @@ def build(num_classes: int, dimension: int, kind: str, seed: int | None = None, 
 
 
 def cached(
-    cache_dir: Path, num_classes: int, dimension: int, kind: str, seed: int | None = None, **options: Any
+    cache_dir: Path,
+    num_classes: int,
+    dimension: int,
+    kind: str,
+    seed: int | None = None,
+    keep: bool = True,
+    **options: Any,
 ) -> torch.Tensor:
     """The same prototypes, built once and then read from cache_dir (made if absent), also by processes in parallel.
 
     A cached file that is damaged is built anew, with a warning: its name says all that is in it, so nothing is lost.
-    A kind that is not worth keeping is built each time.
+    A kind that is not worth keeping is built each time, as all are where they are not there and cache_dir cannot be
+    written, which is a warning, or without ``keep``, which writes nothing.
     """
     _options_read(num_classes, dimension, kind, seed, options)  # raises before anything is written
     if not KINDS[kind].cached:
@@ -49,16 +56,24 @@ def cached(
     path = cache_path(cache_dir, num_classes, dimension, kind, seed, **options)
     if path.is_file() and (points := _read(path, num_classes, dimension)) is not None:
         return points
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(path.name + ".lock")):
-        if path.is_file():  # somebody else may have built it while this process waited
-            points = _read(path, num_classes, dimension)
-            if points is not None:
-                return points
-            log.warning("%s is damaged and is built anew", path)
-        points = build(num_classes, dimension, kind, seed, **options)
-        write(path, points)
-    return points
+    if not keep:
+        return build(num_classes, dimension, kind, seed, **options)
+    points = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.is_file():  # somebody else may have built it while this process waited
+                points = _read(path, num_classes, dimension)
+                if points is not None:
+                    return points
+                log.warning("%s is damaged and is built anew", path)
+            points = build(num_classes, dimension, kind, seed, **options)
+            write(path, points)
+    except OSError as error:
+        log.warning(
+            "prototypes cannot be kept in %s (%s): every run builds its own", cache_dir, error.strerror or error
+        )
+    return build(num_classes, dimension, kind, seed, **options) if points is None else points
 
 
 def cache_path(

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     over = [key for key in words.get("over", "").split(",") if key]
     cells = collect(directories, words.get("sweep"), over)
     found = tables.tables(cells, words.get("baseline"))
-    with writing(out):
+    with writing(out, "--out", "--out DIR"):
         out.mkdir(parents=True, exist_ok=True)
         tables.write_runs(out / "runs.csv", cells)
         tables.write_cells(out / "cells.csv", cells)
@@ -46,7 +46,7 @@ def _pictures(cells: Sequence[Cell], found: Sequence[tables.Table], out: Path) -
             owners.setdefault((cell.dataset, cell.config["prototypes.kind"]), cell)
     shown += [figure for cell in owners.values() if (figure := figures.prototypes(cell)) is not None]
     style = draw.styles(shown)
-    with writing(out):
+    with writing(out, "--out", "--out DIR"):
         (out / "figures").mkdir(exist_ok=True)
         for figure in shown:
             draw.draw(figure, out / "figures", style)

@@ -82,7 +82,8 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
             found += _map(label, same, where, stem)
             if moves := _moves(same):
                 name = f"moves-{stem}-{_word(label)}"
-                found.append(Figure(name, f"{label} on {where}", "line", "epoch", "classes moved", moves))
+                title = f"{label} on {where}" + (f", {moves[0].label}" if len(moves) == 1 else "")
+                found.append(Figure(name, title, "line", "epoch", "classes moved", moves))
         moved = grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
         found += [figure for same in moved.values() for figure in _owners(same[0], where, stem)]
     return found
@@ -142,8 +143,8 @@ def _moves(cells: Sequence[Cell]) -> list[Series]:
     """Classes that changed prototype in each epoch, mean over runs; cells in which none ever moved are left out."""
     made = []
     for cell in cells:
-        runs = [result["moved"] for result in cell.results if any(result.get("moved", ()))]
-        if runs:
+        runs = [result["moved"] for result in cell.results if result.get("moved")]
+        if any(any(run) for run in runs):
             length = min(map(len, runs))
             means = [sum(run[epoch] for run in runs) / len(runs) for epoch in range(length)]
             ratio = "" if cell.imbalance is None else f", imbalance {cell.imbalance:g}"
@@ -178,7 +179,7 @@ def prototypes(cell: Cell) -> Figure | None:
     folder = cell.folders[0]
     lines = folder.lines("assignments")
     try:
-        points = make_prototypes(folder.config())
+        points = make_prototypes(folder.config(), keep=False)
     except UserError:  # words or a tree that lie elsewhere
         return None
     if points is None or not lines:

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.signals import StopRequest, listening
-from dl2pa.sweep import record, slurm
+from dl2pa.sweep import local, record, slurm
 from dl2pa.sweep.look import Display, look_all, note
 from dl2pa.sweep.record import Record
 
@@ -49,8 +50,6 @@ def work_off(
         folder.write_error(None)
         folder.write_job(None)
     if sweep.executor == "local":
-        from dl2pa.sweep import local
-
         configs += [folder.frozen() for folder in running]  # which may become ours
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
         found = [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
@@ -69,7 +68,7 @@ def work_off(
 
 
 def watch(folders: Sequence[RunFolder]) -> None:
-    """Show where runs stand until none is queued or running, or the user has seen enough (Ctrl-C).
+    """Show where runs stand until none is queued, running or waiting for a slot, or the user has seen enough (Ctrl-C).
 
     Raises:
         UserError: the scheduler is not here, or does not answer for minutes.
@@ -91,7 +90,9 @@ def watch(folders: Sequence[RunFolder]) -> None:
             looks = look_all(folders, queue)
             display.show(looks)
             if not any(look.state in (State.queued, State.running) for look in looks):
-                return
+                ended = {folder.run_id for folder in folders if folder.state(queue) in (State.finished, State.failed)}
+                if not any(run.split("/")[1] not in ended for run in record.in_hand(folders)):
+                    return
             _pause(WATCHED if queue is None else ASKED, stop)
 
 
@@ -108,6 +109,12 @@ def check(sweep: Record, ddp: set[bool]) -> None:
     Raises:
         UserError: it does not.
     """
+    kind = local.Local if sweep.executor == "local" else slurm.Resources
+    names = [field.name for field in fields(kind)]
+    if unknown := sorted(set(sweep.settings) - set(names)):
+        value = sweep.settings[unknown[0]]
+        raise UserError(f"hydra.launcher.{unknown[0]}={value}: no such key; there are {', '.join(names)}")
+    kind(**sweep.settings).check()
     if sweep.executor == "local":
         if True in ddp:
             raise UserError(
@@ -115,9 +122,7 @@ def check(sweep: Record, ddp: set[bool]) -> None:
                 "--nproc_per_node N launch.py ... without -m, or hydra/launcher=slurm hydra.launcher.tasks_per_node=N"
             )
         return
-    resources = slurm.Resources(**sweep.settings)
-    resources.check()
-    ranks = resources.ranks
+    ranks = slurm.Resources(**sweep.settings).ranks
     if True in ddp and ranks == 1:
         raise UserError(
             "runtime.ddp=true needs several processes a run: use hydra.launcher.tasks_per_node=N, or nodes=N, or both"
@@ -146,7 +151,7 @@ def verdict(folder: RunFolder, queue: Mapping[str, str] | None) -> str | None:
     """Why nobody goes on with a run that has not finished, with the end of its traceback; None for any other."""
     state = folder.state(queue)
     if state is State.planned:
-        return f"{folder.path}: stopped, or deleted, before it finished; the same command goes on"
+        return f"{folder.path}: stopped, or deleted, before it finished; launched again it goes on"
     if state not in (State.failed, State.lost):
         return None
     traceback = str((folder.error() or {}).get("traceback", "")) if state is State.failed else ""

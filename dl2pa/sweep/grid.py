@@ -7,10 +7,12 @@ grids share, and a grid's own key comes before a common one. A value that is its
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
@@ -26,8 +28,8 @@ FOLDER = Path(sweeps.__file__).with_name("sweep")
 class Sweep:
     """What a sweep file says, under the names it has there."""
 
-    common: Mapping[str, Any]
-    grids: Sequence[Mapping[str, Any]]
+    common: Mapping[str, Any] = field(default_factory=dict)
+    grids: Sequence[Mapping[str, Any]] = ({},)
 
 
 def names() -> list[str]:
@@ -51,7 +53,7 @@ def expand(sweep: Sweep, words: Iterable[str] = ()) -> list[list[str]]:
     """The words of every job, as launch.py takes them, in the order of the file.
 
     ``words`` are command-line words in the form that ``launch.py -m`` takes, ``seed=0,1`` or ``seed=range(5)``; each
-    replaces its key in all grids.
+    replaces its key in all grids. For ``method=glob(*)`` Hydra must be initialised.
 
     Raises:
         UserError: a word that is not KEY=VALUE.
@@ -72,9 +74,15 @@ def _values(value: Any) -> list[str]:
     return [value if isinstance(value, str) else json.dumps(value) for value in values]
 
 
+def _loader() -> ConfigLoader | None:
+    """What glob(*) asks for the options of a group."""
+    hydra = GlobalHydra.instance()
+    return hydra.config_loader() if hydra.is_initialized() else None
+
+
 def _read(word: str) -> tuple[str, list[str]]:
     try:
-        (override,) = OverridesParser.create().parse_overrides([word])
+        (override,) = OverridesParser.create(_loader()).parse_overrides([word])
         swept = override.is_sweep_override()
         values = list(override.sweep_string_iterator()) if swept else [word.partition("=")[2]]
     except HydraException as error:

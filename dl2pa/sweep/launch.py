@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dl2pa.errors import UserError
+from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State, objective
 from dl2pa.sweep import executors, record
 from dl2pa.sweep.plan import Run
@@ -29,7 +29,10 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     runs_dirs = sorted({str(path.parent.parent) for path in configs})
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
-    sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
+    keys = [record.key(folder) for folder in folders]
+    if name is not None:  # further words, as seed=3, add to a sweep what they come to
+        keys = list(dict.fromkeys([*record.runs(Path(runs_dirs[0]), name), *keys]))
+    sweep = Record(name or record.name_of(folders), keys, executor, {**settings})
     queue = executors.queue_of([folder for folder in folders if not configs[folder.path].rerun])
     states = {folder.path: State.planned if configs[folder.path].rerun else folder.state(queue) for folder in folders}
     mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]
@@ -48,7 +51,12 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
         flush=True,
     )
     running = [folder for folder in folders if states[folder.path] is State.running]
-    executors.work_off(Path(runs_dirs[0]), sweep, mine, wait, running)
+    try:
+        executors.work_off(Path(runs_dirs[0]), sweep, mine, wait, running)
+    except Stopped as stopped:
+        if not any(run.cfg.rerun for run in runs):
+            raise
+        raise Stopped(f"{stopped} without rerun=true", stopped.signal) from None
 
 
 def outcomes(folders: Sequence[RunFolder]) -> list[tuple[float | None, UserError | None]]:

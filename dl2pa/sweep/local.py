@@ -32,6 +32,12 @@ class Local:
     slots: int | str | None = None
     runs_per_gpu: int | str = 1
 
+    def check(self) -> None:
+        """Raises UserError where there can be no such number of slots."""
+        for name, value in (("slots", self.slots), ("runs_per_gpu", self.runs_per_gpu)):
+            if value not in (None, "auto") and not (type(value) is int and value >= 1):
+                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on, or auto")
+
     def environments(self, threads: int, first: RunFolder | None, found: Sequence[str]) -> list[dict[str, str]]:
         """For each slot what its runs' environment has besides this process's.
 
@@ -40,12 +46,7 @@ class Local:
             first: one of the runs, to try with; None if there are none.
             found: the GPUs that the runs may use, as ``gpus`` names them.
 
-        Raises:
-            UserError: no such number of slots.
         """
-        for name, value in (("slots", self.slots), ("runs_per_gpu", self.runs_per_gpu)):
-            if value not in (None, "auto") and (isinstance(value, str) or value < 1):
-                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on, or auto")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         devices = len(found) or 1

@@ -70,9 +70,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"usage: python -m dl2pa plan sweep=NAME KEY=VALUE...; NAME is one of {', '.join(grid.names())}"
         )
-    jobs = grid.expand(grid.read(chosen[0]) if chosen else grid.Sweep({}, [{}]), words)
+    sweep = grid.read(chosen[0]) if chosen else grid.Sweep()
     title = f"sweep={chosen[0]}" if chosen else "-m"
     with composing():
+        jobs = grid.expand(sweep, words)
         try:
             runs = distinct(planned(jobs))
         except UserError as error:

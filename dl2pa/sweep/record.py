@@ -50,13 +50,30 @@ def write(runs_dir: Path, record: Record) -> None:
     write_whole(target, json.dumps(asdict(record), indent=1) + "\n")
 
 
+def runs(runs_dir: Path, name: str) -> list[str]:
+    """What the sweep ``name`` has so far, without what was deleted since."""
+    found = _known(runs_dir, name)
+    return [] if found is None else [key(folder) for folder in found.folders(runs_dir)]
+
+
 def working(runs_dir: Path, name: str) -> list[Holder]:
     """The pools of this host that work the sweep ``name`` off, and whoever does on another."""
-    pools: list[Holder] = []
+    found = _known(runs_dir, name)
+    return [] if found is None else [pool for pool in found.pools if not pool.here() or pool.lives_here()]
+
+
+def _known(runs_dir: Path, name: str) -> Record | None:
     if _path(runs_dir, name).exists():
         with contextlib.suppress(UserError):  # what cannot be read is about to be written anew
-            pools = read(runs_dir, name).pools
-    return [pool for pool in pools if not pool.here() or pool.lives_here()]
+            return read(runs_dir, name)
+    return None
+
+
+def in_hand(folders: Sequence[RunFolder]) -> set[str]:
+    """Of some runs of one runs_dir those, by key, of which a pool that lives on this host sees to it that they end."""
+    sweeps = every(folders[0].path.parent.parent)
+    kept = [sweep for sweep in sweeps if any(pool.here() and pool.lives_here() for pool in sweep.pools)]
+    return {key(folder) for folder in folders} & {run for sweep in kept for run in sweep.runs}
 
 
 def read(runs_dir: Path, name: str) -> Record:

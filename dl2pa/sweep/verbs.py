@@ -78,11 +78,9 @@ def cancel(arguments: Sequence[str]) -> None:
         submitted = [record.key(folder) for folder in ending]
         if beside := [run for run in submitted if run not in keys]:
             print(f"in one job with them, and stopped, too: {', '.join(beside)}")
-    for sweep in record.every(runs_dir):
-        # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
-        if keys >= set(sweep.runs):
-            for pool in sweep.pools:
-                _terminate(pool)
+    # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
+    pools = {pool for sweep in record.every(runs_dir) if keys >= set(sweep.runs) for pool in sweep.pools}
+    launchers = sum(_terminate(pool) for pool in pools)
     elsewhere = []
     for folder in active:
         holder = folder.holder()
@@ -92,7 +90,8 @@ def cancel(arguments: Sequence[str]) -> None:
             _terminate(holder)
         else:
             elsewhere.append(f"{folder.path}: runs on {holder.host_name} (pid {holder.pid}); cancel it there")
-    print(f"asked {len(active) - len(elsewhere)} runs to stop; what they have done is kept")
+    others = f" and {launchers} of their launchers" if launchers else ""
+    print(f"asked {len(active) - len(elsewhere)} runs{others} to stop; what they have done is kept")
     if elsewhere:
         raise UserError("\n".join(elsewhere))
 
@@ -166,9 +165,12 @@ def _by_sweep(runs_dir: Path, folders: Sequence[RunFolder]) -> list[tuple[Record
     return found
 
 
-def _terminate(holder: Holder) -> None:
-    if holder.here() and holder.lives_here():
-        psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+def _terminate(holder: Holder) -> bool:
+    """Whether it was there to be asked."""
+    if not holder.here() or not holder.lives_here():
+        return False
+    psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+    return True
 
 
 def _print_more(path: Path, said: str) -> None:

@@ -24,8 +24,11 @@ class UnionSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from dl2pa.errors import UserError
-        from dl2pa.sweep.grid import Sweep, expand
+        from dl2pa.sweep.grid import Sweep, expand, read
 
+        for word in arguments:
+            if word.startswith("sweep="):
+                read(word.removeprefix("sweep="))  # several at once, which Hydra leaves to its sweeper, are no sweep
         words = [word for word in arguments if not word.startswith("sweep=")]
         common, grids = OmegaConf.to_container(self.common), OmegaConf.to_container(self.grids)
         jobs = expand(Sweep(common, grids or [{}]), words)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from scipy.stats import ttest_ind
 from dl2pa import identity
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
-from dl2pa.report import command, stats, tables
+from dl2pa.report import command, figures, stats, tables
 from dl2pa.report.collect import Cell, collect
 from dl2pa.sweep import record
 
@@ -135,6 +135,15 @@ def test_published_numbers_belong_to_presets_alone(tmp_path: Path) -> None:
     (table,) = tables.tables(collect([tmp_path]))
     shown = {row: tables.text(table, row, table.columns[0]) for row in table.rows}
     assert sorted(shown.values()) == ["70.00 (1)", "70.00 (1)", "77.90 (1) | 76.9† +1.00"]
+
+
+def test_moves_are_a_mean_over_all_runs_of_a_cell(tmp_path: Path) -> None:
+    for seed, moved in enumerate(([2.0, 0.0], [0.0, 0.0], [4.0, 0.0])):
+        write(tmp_path, "dataset=digits", f"seed={seed}", top1=90.0, moved=moved)
+        write(tmp_path, "dataset=digits", f"seed={seed}", "dimension=8", top1=90.0, moved=[0.0, 0.0])
+    (moves,) = (figure for figure in figures.figures(collect([tmp_path])) if figure.name.startswith("moves-"))
+    assert [(series.label, series.y) for series in moves.series] == [("d = 4", [2.0, 0.0])]
+    assert moves.title.endswith("d = 4")
 
 
 def test_a_run_counts_once_wherever_its_copies_lie(tmp_path: Path) -> None:

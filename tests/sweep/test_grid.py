@@ -4,6 +4,7 @@ import pytest
 
 from dl2pa.errors import UserError
 from dl2pa.sweep import grid
+from dl2pa.sweep.compose import CONF, composing
 from dl2pa.sweep.grid import Sweep, expand
 
 SWEEP = Sweep(
@@ -52,6 +53,16 @@ def test_other_words_are_refused(word: str) -> None:
     with pytest.raises(UserError, match=r"use KEY=VALUE or KEY=VALUE,VALUE") as error:
         expand(SWEEP, [word])
     assert str(error.value).startswith(word)
+
+
+def test_all_options_of_a_group() -> None:
+    with composing():
+        jobs = expand(Sweep(), ["method=glob(*)"])
+    assert [job for (job,) in jobs] == sorted(f"method={path.stem}" for path in (CONF / "method").glob("*.yaml"))
+
+
+def test_a_sweep_may_do_without_common_words() -> None:
+    assert expand(Sweep(grids=[{"seed": 1}])) == [["seed=1"]]
 
 
 def test_an_unknown_sweep_is_refused_with_the_known_ones() -> None:

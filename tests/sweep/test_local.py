@@ -19,10 +19,12 @@ from kills import bits
 from processes import LAUNCH, SECONDS, Ended, command, planned, python, wait_for
 
 from dl2pa import lease
-from dl2pa.errors import UserError
+from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.memory import available
-from dl2pa.sweep import executors, record, sharing
+from dl2pa.sweep import executors, plan, record, sharing
+from dl2pa.sweep.compose import composing
+from dl2pa.sweep.launch import launch
 from dl2pa.sweep.local import Local, work_off
 from dl2pa.sweep.record import Record
 from dl2pa.sweep.sharing import Measured
@@ -141,7 +143,7 @@ def test_cancelled_from_another_shell(tmp_path: Path) -> None:
     process = start(tmp_path, "seed=0,1,2", "epochs=100", env=env)
     wait_for(lambda: at_work(tmp_path, 0, 1))
     cancelled = verb(tmp_path, "cancel", "runs")
-    assert cancelled.said.startswith("asked 2 runs to stop"), cancelled.said
+    assert cancelled.said.startswith("asked 2 runs and 1 of their launchers to stop"), cancelled.said
     process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     by_seed = folders(tmp_path)
@@ -180,10 +182,11 @@ def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
     assert len(record.read(tmp_path / "runs", "k8").runs) == 2 * count
     with pytest.raises(UserError, match=r"sweep=k9: no sweep of .*; there are: k8"):
         record.read(tmp_path / "runs", "k9")
-    wrong = sweep(tmp_path, "sweep=nonsense")
-    assert wrong.code == 1
-    assert "nonsense" in wrong.said
-    assert "k8" in wrong.said
+    for name in ("nonsense", "k8,k9"):
+        wrong = sweep(tmp_path, f"sweep={name}")
+        assert wrong.code == 1
+        assert name in wrong.said
+        assert "k10" in wrong.said
 
 
 def test_a_run_that_another_process_takes_while_ours_starts_is_waited_for(tmp_path: Path) -> None:
@@ -277,9 +280,9 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dl2pa.sweep.local.available", lambda: 7 * 2**30)
     assert Local().environments(1, None, []) == [{"OMP_NUM_THREADS": "2"}] * 3, "2 GiB each"
     assert len(Local().environments(4, None, [])) == 2
-    for value in (0, "many"):
+    for value in (0, "many", 1.5):
         with pytest.raises(UserError, match=rf"hydra.launcher.slots={value} is not legal"):
-            Local(slots=value).environments(1, None, [])
+            Local(slots=value).check()
 
 
 def test_runs_on_the_cpu_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +393,46 @@ def test_slots_are_tried(tmp_path: Path) -> None:
     assert all(run.images_per_second > 0 and 2**26 < run.memory < run.capacity for run in found)
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
     assert sharing.side_by_side(RunFolder(tmp_path / "nothing"), 2, os.environ) == []
+
+
+def worked_off(
+    monkeypatch: pytest.MonkeyPatch, name: str, settings: Mapping[str, object], *words: str
+) -> list[RunFolder]:
+    """Launch the run of these words as the sweep ``name``, without training; the sweep's runs as recorded."""
+    found: list[RunFolder] = []
+
+    def work_off(runs_dir: Path, sweep: Record, *_: object) -> None:
+        record.write(runs_dir, sweep)
+        found.extend(sweep.folders(runs_dir))
+        if "rerun=true" in words:
+            raise Stopped("stopped; the same command goes on", signal.SIGINT)
+
+    monkeypatch.setattr(executors, "work_off", work_off)
+    with composing():
+        launch(plan.planned([words]), name, "local", settings, wait=False)
+    return found
+
+
+def test_further_words_add_to_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"runs_dir={tmp_path / 'runs'}"
+    seeds = [worked_off(monkeypatch, "mine", {}, f"seed={seed}", place) for seed in (0, 1, 0)]
+    assert [len(found) for found in seeds] == [1, 2, 2]
+    shutil.rmtree(seeds[0][0].path)
+    assert len(worked_off(monkeypatch, "mine", {}, "seed=2", place)) == 2, "what was deleted is no part of it"
+
+
+def test_a_stopped_rerun_goes_on_without_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stopped, match="the same command goes on without rerun=true"):
+        worked_off(monkeypatch, "mine", {}, "seed=0", "rerun=true", f"runs_dir={tmp_path / 'runs'}")
+
+
+@pytest.mark.parametrize(("name", "value"), [("slotz", 2), ("slots", 1.5)])
+def test_settings_are_looked_at_before_anything_is_written(
+    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=rf"hydra\.launcher\.{name}={value}"):
+        worked_off(monkeypatch, "mine", {name: value}, f"runs_dir={tmp_path / 'runs'}")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_record_of_a_sweep_says_how_it_was_launched(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 from processes import planned
 
 from dl2pa.errors import UserError
-from dl2pa.sweep import executors, slurm
+from dl2pa.lease import Holder
+from dl2pa.sweep import executors, record, slurm
+from dl2pa.sweep.record import Record
 
 BUSY = slurm.BusyError("squeue: Socket timed out")
 GONE = UserError("squeue: SLURM does not answer ([Errno 2] No such file or directory: 'squeue')")
@@ -53,3 +55,20 @@ def test_what_watch_makes_of_answers(
         later is BUSY and earlier is not BUSY for earlier, later in zip(["", *answers], answers, strict=False)
     )
     assert capsys.readouterr().out.count("asking again") == outages
+
+
+def test_a_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process is not there yet, or still imports: all that shows that it is going to be is the pool."""
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    executors.watch([folder])  # nobody has it in hand
+    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[Holder.this_process()]))
+    paused: list[float] = []
+
+    def pause(seconds: float, stop: object) -> None:
+        paused.append(seconds)
+        if len(paused) == 2:
+            folder.write_result({"top1": 1.0})
+
+    monkeypatch.setattr(executors, "_pause", pause)
+    executors.watch([folder])
+    assert len(paused) == 2
