@@ -166,26 +166,26 @@ class RunFolder:
         try:
             found = _yaml(self.path / "config.yaml")
         except (yaml.YAMLError, AttributeError, UnicodeError) as error:
-            raise self._damaged(str(error).splitlines()[0]) from None
+            raise UserError(f"{self.path / 'config.yaml'}: cannot be read ({str(error).splitlines()[0]})") from None
         if "dataset" not in found or "epochs" not in found:
-            raise self._damaged("no dataset, or no epochs, in it")
+            raise UserError(f"{self.path / 'config.yaml'}: not a run's config (no dataset, or no epochs, in it)")
         return found
-
-    def _damaged(self, problem: str) -> UserError:
-        return UserError(f"{self.path / 'config.yaml'}: not a run's config ({problem}); delete the folder, or mend it")
 
     def config(self) -> DictConfig:
         """The frozen config, with this machine's paths put back.
 
         Raises:
-            UserError: as ``frozen``.
+            UserError: as ``frozen``; or it has what this revision of the code does not know.
         """
         from dl2pa.config import Config
 
         try:
             stored = OmegaConf.merge(OmegaConf.structured(Config), self.frozen())
         except OmegaConfBaseException as error:
-            raise self._damaged(str(error).splitlines()[0]) from None
+            problem = str(error).splitlines()[0]
+            raise UserError(
+                f"{self.path / 'config.yaml'}: does not fit this revision of the code ({problem})"
+            ) from None
         assert isinstance(stored, DictConfig)
         local = self.local()
         stored.data_root = local.get("data_root", "data")

@@ -109,12 +109,8 @@ class Lease:
         self._touch()
         if self._lost:
             return
-        path = _path(self._folder, self._number)
-        try:
-            _replace(path, replace(self._holder, released=True))
-        except OSError:  # a full disk: to delete takes no room, and a folder without a lease is free, too
-            with contextlib.suppress(OSError):
-                path.unlink()
+        with contextlib.suppress(OSError):  # a full disk: it is free as soon as this process has ended
+            _replace(_path(self._folder, self._number), replace(self._holder, released=True))
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):

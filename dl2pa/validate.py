@@ -185,8 +185,11 @@ def _check_data(cfg: DictConfig) -> None:
     if cfg.dataset.source in _ARRAYS:
         for key in ("augment.crop", "dataset.resize", "augment.jitter"):
             _refuse_set(cfg, key, f"dataset={name}, which is no data set of image files")
-    if cfg.dataset.source != "svhn" or cfg.imbalance is None:
-        _refuse_set(cfg, "dataset.label_alignment", f"dataset={name}: the labels that are shifted are SVHN-LT's")
+    if cfg.dataset.label_alignment != "fixed" and (cfg.dataset.source != "svhn" or cfg.imbalance is None):
+        raise UserError(
+            f"dataset.label_alignment={cfg.dataset.label_alignment} does not fit dataset={name}: it is SVHN-LT alone "
+            f"whose labels the released code shifts"
+        )
     for key in ("mean", "std"):
         values = list(cfg.dataset[key])
         if len(values) != channels or (key == "std" and not all(value > 0 for value in values)):
@@ -392,7 +395,7 @@ def _check_learned_warmup(cfg: DictConfig) -> None:
             f"{learn} ends after assignment.freeze_after={options.freeze_after}: use assignment.freeze_after="
             f"{options.learn} for one matching, or more for later ones"
         )
-    if options.freeze_after == options.learn:
+    if options.freeze_after == options.learn < 1:
         for key in ("every", "hysteresis"):
             _refuse_set(cfg, f"assignment.{key}", f"assignment.freeze_after={options.freeze_after} and {learn}")
     if cfg.epochs < 2:

@@ -256,7 +256,7 @@ def test_choice(composed: DictConfig, key: str) -> None:
         ("dataset.resize=16", r"dataset\.resize=16 does nothing with dataset=digits, .*"),
         (
             "dataset=digits_lt dataset.label_alignment=shifted",
-            r"dataset\.label_alignment=shifted does nothing with dataset=digits_lt: .*SVHN-LT's",
+            r"dataset\.label_alignment=shifted does not fit dataset=digits_lt: it is SVHN-LT alone .*",
         ),
         ("backbone=resnet50", r"backbone=resnet50 takes images of 3 channels and the data set has 1: .*"),
         (

@@ -54,25 +54,23 @@ def cached(
     if not KINDS[kind].cached:
         return build(num_classes, dimension, kind, seed, **options)
     path = cache_path(cache_dir, num_classes, dimension, kind, seed, **options)
-    if path.is_file() and (points := _read(path, num_classes, dimension)) is not None:
-        return points
-    if not keep:
-        return build(num_classes, dimension, kind, seed, **options)
     points = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".lock")):
-            if path.is_file():  # somebody else may have built it while this process waited
-                points = _read(path, num_classes, dimension)
-                if points is not None:
-                    return points
-                log.warning("%s is damaged and is built anew", path)
-            points = build(num_classes, dimension, kind, seed, **options)
-            write(path, points)
+        if path.is_file() and (found := _read(path, num_classes, dimension)) is not None:
+            return found
+        if keep:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(path.name + ".lock")):
+                if path.is_file():  # somebody else may have built it while this process waited
+                    if (found := _read(path, num_classes, dimension)) is not None:
+                        return found
+                    log.warning("%s is damaged and is built anew", path)
+                points = build(num_classes, dimension, kind, seed, **options)
+                write(path, points)
     except OSError as error:
-        log.warning(
-            "prototypes cannot be kept in %s (%s): every run builds its own", cache_dir, error.strerror or error
-        )
+        if keep:
+            why = error.strerror or error
+            log.warning("prototypes cannot be kept in %s (%s): every run builds its own", cache_dir, why)
     return build(num_classes, dimension, kind, seed, **options) if points is None else points
 
 

@@ -1,5 +1,6 @@
 """python -m dl2pa prototypes: builds prototypes, keeps them in the cache, prints how good they are."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,7 +61,10 @@ def main(arguments: Sequence[str]) -> None:
     if KINDS[command.kind].cached:
         folder = Path(command.data_root) / "prototypes"
         points = cached(folder, *wanted, **options)
-        rows.append(("file", str(cache_path(folder, *wanted, **options))))
+        path = cache_path(folder, *wanted, **options)
+        if not os.path.isfile(path):
+            raise UserError(f"data_root={command.data_root}: cannot keep prototypes in {folder}")
+        rows.append(("file", str(path)))
     else:
         points = build(*wanted, **options)
         if command.file is not None:

@@ -29,10 +29,7 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     runs_dirs = sorted({str(path.parent.parent) for path in configs})
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
-    keys = [record.key(folder) for folder in folders]
-    if name is not None:  # further words, as seed=3, add to a sweep what they come to
-        keys = list(dict.fromkeys([*record.runs(Path(runs_dirs[0]), name), *keys]))
-    sweep = Record(name or record.name_of(folders), keys, executor, {**settings})
+    sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
     queue = executors.queue_of([folder for folder in folders if not configs[folder.path].rerun])
     states = {folder.path: State.planned if configs[folder.path].rerun else folder.state(queue) for folder in folders}
     mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]

@@ -1,5 +1,6 @@
 """Working run folders off on this machine: a pool of slots, each run in a process of its own."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -236,7 +237,8 @@ class _Slot:
         if status != 0 and silent and not self._terminated:
             said = self.folder.output.read_bytes()[offset:].decode(errors="replace").strip()
             ended = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-            self.folder.write_error(said or f"{ended} before it began")
+            with contextlib.suppress(UserError):  # a full disk
+                self.folder.write_error(said or f"{ended} before it began")
         self.folder = self._process = None
 
     def terminate(self) -> None:

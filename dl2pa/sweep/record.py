@@ -44,16 +44,16 @@ def key(folder: RunFolder) -> str:
 
 
 def write(runs_dir: Path, record: Record) -> None:
+    """Keep ``record``. What the sweep had before and differs by the seed alone stays a part of it: launched with
+    seed=3 it has one run more in each cell."""
+    if (before := _known(runs_dir, record.name)) is not None:
+        cells = {folder.group() for folder in record.folders(runs_dir)}
+        same = [key(folder) for folder in before.folders(runs_dir) if folder.group() in cells]
+        record.runs = list(dict.fromkeys([*same, *record.runs]))
     target = _path(runs_dir, record.name)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, json.dumps(asdict(record), indent=1) + "\n")
-
-
-def runs(runs_dir: Path, name: str) -> list[str]:
-    """What the sweep ``name`` has so far, without what was deleted since."""
-    found = _known(runs_dir, name)
-    return [] if found is None else [key(folder) for folder in found.folders(runs_dir)]
 
 
 def working(runs_dir: Path, name: str) -> list[Holder]:
@@ -70,10 +70,18 @@ def _known(runs_dir: Path, name: str) -> Record | None:
 
 
 def in_hand(folders: Sequence[RunFolder]) -> set[str]:
-    """Of some runs of one runs_dir those, by key, of which a pool that lives on this host sees to it that they end."""
+    """Of some runs of one runs_dir those, by key, that a pool that lives on this host has yet to begin."""
     sweeps = every(folders[0].path.parent.parent)
-    kept = [sweep for sweep in sweeps if any(pool.here() and pool.lives_here() for pool in sweep.pools)]
-    return {key(folder) for folder in folders} & {run for sweep in kept for run in sweep.runs}
+    pools = [(pool, sweep.runs) for sweep in sweeps for pool in sweep.pools if pool.here() and pool.lives_here()]
+    waiting = set()
+    for folder in folders:
+        holder = folder.holder()
+        for pool, its in pools:
+            # It begins none a second time that was cancelled, or died.
+            begun = holder is not None and holder.here() and holder.started > pool.started
+            if key(folder) in its and not begun:
+                waiting.add(key(folder))
+    return waiting
 
 
 def read(runs_dir: Path, name: str) -> Record:

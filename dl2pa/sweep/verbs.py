@@ -25,7 +25,7 @@ def status(arguments: Sequence[str]) -> None:
 
 
 def watch(arguments: Sequence[str]) -> None:
-    """Shows the table until no run is queued or running.
+    """Shows the table until no run is queued, running or waiting for a slot.
 
     Raises:
         UserError: as ``status``.

@@ -415,6 +415,7 @@ def worked_off(
 
 def test_further_words_add_to_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = f"runs_dir={tmp_path / 'runs'}"
+    worked_off(monkeypatch, "mine", {}, "seed=0", "max_steps=1", place)  # a trial: another cell
     seeds = [worked_off(monkeypatch, "mine", {}, f"seed={seed}", place) for seed in (0, 1, 0)]
     assert [len(found) for found in seeds] == [1, 2, 2]
     shutil.rmtree(seeds[0][0].path)

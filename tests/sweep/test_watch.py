@@ -1,5 +1,6 @@
 """watch while the scheduler does not always answer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,13 @@ def test_a_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(executors, "_pause", pause)
     executors.watch([folder])
     assert len(paused) == 2
+
+
+def test_a_run_that_its_pool_has_let_go_is_not_waited_for(tmp_path: Path) -> None:
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    pool = Holder.this_process()
+    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[replace(pool, started=pool.started - 1)]))
+    assert record.in_hand([folder]) == {record.key(folder)}
+    with folder.claimed():
+        pass
+    assert record.in_hand([folder]) == set()
