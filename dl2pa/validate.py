@@ -448,5 +448,5 @@ def _inside(value: float, interval: str) -> bool:
 def _said(interval: str) -> str:
     low, high = interval[1:-1].split(", ")
     start = f"from {low}" if interval[0] == "[" else f"over {low}"
-    end = "on" if high == "inf" else f"up to {high}" if interval[-1] == "]" else f"below {high}"
-    return f"{start} {end}" if high == "inf" or interval[-1] == "]" else f"{start} on, {end}"
+    end = "on" if high == "inf" else f"up to {high}" if interval[-1] == "]" else f"on, below {high}"
+    return f"{start} {end}"

@@ -90,8 +90,9 @@ def watch(folders: Sequence[RunFolder]) -> None:
             looks = look_all(folders, queue)
             display.show(looks)
             if not any(look.state in (State.queued, State.running) for look in looks):
-                ended = {folder.run_id for folder in folders if folder.state(queue) in (State.finished, State.failed)}
-                if not any(run.split("/")[1] not in ended for run in record.in_hand(folders)):
+                ended = (State.finished, State.failed)
+                left = [folder for folder, look in zip(folders, looks, strict=True) if look.state not in ended]
+                if not left or not record.in_hand(left):
                     return
             _pause(WATCHED if queue is None else ASKED, stop)
 
@@ -109,20 +110,21 @@ def check(sweep: Record, ddp: set[bool]) -> None:
     Raises:
         UserError: it does not.
     """
-    kind = local.Local if sweep.executor == "local" else slurm.Resources
+    kind: type[local.Local | slurm.Resources] = local.Local if sweep.executor == "local" else slurm.Resources
     names = [field.name for field in fields(kind)]
     if unknown := sorted(set(sweep.settings) - set(names)):
         value = sweep.settings[unknown[0]]
         raise UserError(f"hydra.launcher.{unknown[0]}={value}: no such key; there are {', '.join(names)}")
-    kind(**sweep.settings).check()
-    if sweep.executor == "local":
+    settings = kind(**sweep.settings)
+    settings.check()
+    if isinstance(settings, local.Local):
         if True in ddp:
             raise UserError(
                 "runtime.ddp=true does not fit hydra/launcher=local, which starts one process a run: use torchrun "
                 "--nproc_per_node N launch.py ... without -m, or hydra/launcher=slurm hydra.launcher.tasks_per_node=N"
             )
         return
-    ranks = slurm.Resources(**sweep.settings).ranks
+    ranks = settings.ranks
     if True in ddp and ranks == 1:
         raise UserError(
             "runtime.ddp=true needs several processes a run: use hydra.launcher.tasks_per_node=N, or nodes=N, or both"

@@ -47,9 +47,9 @@ def write(runs_dir: Path, record: Record) -> None:
     """Keep ``record``. What the sweep had before and differs by the seed alone stays a part of it: launched with
     seed=3 it has one run more in each cell."""
     if (before := _known(runs_dir, record.name)) is not None:
-        cells = {folder.group() for folder in record.folders(runs_dir)}
-        same = [key(folder) for folder in before.folders(runs_dir) if folder.group() in cells]
-        record.runs = list(dict.fromkeys([*same, *record.runs]))
+        others = [folder for folder in before.folders(runs_dir) if key(folder) not in record.runs]
+        cells = {folder.group() for folder in record.folders(runs_dir)} if others else set()
+        record.runs = [key(folder) for folder in others if folder.group() in cells] + record.runs
     target = _path(runs_dir, record.name)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
