@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from hydra import compose
 
+from dl2pa.assemble import make_trainer
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.device import resolve_device, resolve_precision
-from dl2pa.run import make_trainer
 from dl2pa.sweep.compose import composing
 
 STEPS, WARMUP, BATCH, EPOCH_STEPS = 12, 3, 128, 391

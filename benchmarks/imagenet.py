@@ -17,10 +17,10 @@ import numpy as np
 from hydra import compose
 from PIL import Image
 
+from dl2pa.assemble import load_data, make_trainer
 from dl2pa.data.loader import Loader
 from dl2pa.device import resolve_device, resolve_precision
 from dl2pa.errors import told
-from dl2pa.run import load_data, make_trainer
 from dl2pa.sweep.compose import composing
 from dl2pa.timing import Again, Speed, training
 

@@ -14,13 +14,13 @@ from statistics import mean
 import circumstances
 from hydra import compose
 
+from dl2pa.assemble import load_data, make_trainer
 from dl2pa.data.datasets import Data
 from dl2pa.device import hardware, resolve_device
 from dl2pa.errors import UserError, told
 from dl2pa.flops import training_flops
 from dl2pa.report.collect import Cell, collect
 from dl2pa.report.published import published
-from dl2pa.run import load_data, make_trainer
 from dl2pa.sweep.compose import composing
 from dl2pa.timing import training
 

@@ -32,11 +32,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
+from dl2pa.assemble import make_trainer
 from dl2pa.data.datasets import Data
 from dl2pa.data.split import Split
 from dl2pa.device import DTYPES, resolve_device, resolve_precision
 from dl2pa.errors import UserError, told
-from dl2pa.run import make_trainer
 from dl2pa.sweep.compose import composing
 from dl2pa.trainer import Trainer
 

@@ -101,8 +101,8 @@ def _run(folder: "RunFolder") -> None:
 
 def fetch(arguments: Sequence[str]) -> None:
     """Fetch the data of run folders; what cannot be had is said, and the rest goes on."""
+    from dl2pa.assemble import load_data
     from dl2pa.folder import RunFolder
-    from dl2pa.run import load_data
 
     for path in arguments:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from dl2pa import run
+from dl2pa.assemble import load_data, make_trainer
 from dl2pa.device import DEFAULT_THREADS, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         device = resolve_device(cfg.device)
         torch.set_num_threads(cfg.runtime.threads or DEFAULT_THREADS)
         precision = resolve_precision(cfg.precision.value, device)
-        trainer = run.make_trainer(cfg, run.load_data(cfg), device, precision)
+        trainer = make_trainer(cfg, load_data(cfg), device, precision)
         # Both sizes of batches: what compiles does so before, and not beside the others.
         loader = trainer.loader
         ends = [next(iter(loader.epoch(0, step))) for step in (0, loader.steps - 1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from composing import CONF, compose_config
 
-from dl2pa.run import load_data, make_trainer
+from dl2pa.assemble import load_data, make_trainer
 
 GOLDEN = Path(__file__).with_suffix(".json")
 STEPS = 20

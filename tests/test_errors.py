@@ -20,7 +20,8 @@ from processes import Ended, command, few_digits, launch, limit_files, signal_af
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.run import run
-from dl2pa.validate import _CHOICES, _RANGES, validate
+from dl2pa.validate import validate
+from dl2pa.validate.values import CHOICES, RANGES
 
 HINT = "Set the environment variable HYDRA_FULL_ERROR=1"
 
@@ -49,9 +50,9 @@ def test_config_that_the_ranges_start_from_is_legal(composed: DictConfig) -> Non
     validate(composed)
 
 
-@pytest.mark.parametrize("key", _RANGES)
+@pytest.mark.parametrize("key", RANGES)
 def test_range(composed: DictConfig, key: str) -> None:
-    interval = _RANGES[key]
+    interval = RANGES[key]
     low, high = (float(end) for end in interval[1:-1].split(","))
     whole = not isinstance(OmegaConf.select(composed, key), float)  # keys that are null are whole numbers, too
     outside = [low - 1, *([low] if interval[0] == "(" else [])]
@@ -69,14 +70,14 @@ def test_range(composed: DictConfig, key: str) -> None:
         assert "\n" not in message
 
 
-@pytest.mark.parametrize("key", _CHOICES)
+@pytest.mark.parametrize("key", CHOICES)
 def test_choice(composed: DictConfig, key: str) -> None:
     cfg = composed.copy()
     OmegaConf.update(cfg, key, "nope")
     with pytest.raises(UserError) as caught:
         validate(cfg)
     assert str(caught.value).startswith(f"{key}=nope is not legal: use one of ")
-    for legal in _CHOICES[key]:
+    for legal in CHOICES[key]:
         assert str(legal) in str(caught.value)
 
 

@@ -57,7 +57,7 @@ def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
     ]
     found = modules_after(
         "from composing import compose_config\n"
-        "from dl2pa.run import load_data, make_trainer\n"
+        "from dl2pa.assemble import load_data, make_trainer\n"
         "import torch\n"
         f"cfg = compose_config(*{words})\n"
         "trainer = make_trainer(cfg, load_data(cfg), torch.device('cpu'), 'fp32')\n"

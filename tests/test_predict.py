@@ -86,9 +86,9 @@ def test_an_image_in_colour_or_of_another_size(trained: RunFolder, tmp_path: Pat
 
 
 def test_files_are_prepared_as_evaluation_prepares_them(tmp_path: Path) -> None:
+    from dl2pa.assemble import image_transform
     from dl2pa.data.loader import evaluation_batches
     from dl2pa.data.split import Split
-    from dl2pa.run import image_transform
 
     cfg = compose_config(
         "dataset.size=24",

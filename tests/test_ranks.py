@@ -31,11 +31,12 @@ from test_resume import assert_same, only_folder, outcome
 
 from dl2pa import ranks
 from dl2pa.__main__ import run_folders
+from dl2pa.assemble import load_data, make_trainer
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.metrics import Tally
 from dl2pa.part import Part
-from dl2pa.run import load_data, make_trainer, run
+from dl2pa.run import run
 from dl2pa.trainer import Trainer
 
 IMAGES = 119  # three batches of 40, 40 and 39

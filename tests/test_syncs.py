@@ -8,7 +8,7 @@ from composing import CONF, compose_config
 from golden_losses import CASES
 from syncs import counted
 
-from dl2pa.run import load_data, make_trainer
+from dl2pa.assemble import load_data, make_trainer
 from dl2pa.trainer import Trainer
 
 # After every step: tsc's matching.

@@ -174,7 +174,7 @@ def prototypes(cell: Cell) -> Figure | None:
     principal components. None where the run has none, or what they are made from is not here."""
     import torch
 
-    from dl2pa.run import make_prototypes
+    from dl2pa.assemble import make_prototypes
 
     folder = cell.folders[0]
     lines = folder.lines("assignments")
