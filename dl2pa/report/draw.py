@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from dl2pa.report.figures import Figure, Series
+from dl2pa.report.figures import WORDS, Figure, Series
 
 # Okabe and Ito (2008): told apart with any colour vision; markers tell on where there are more rows than colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -31,7 +31,7 @@ def draw(figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]]) -> 
     """Writes NAME.png and NAME.pdf."""
     tall = min(12.0, max(3.2, 0.16 * len(figure.rows)))
     drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0))
-    {"line": _line, "bar": _bar, "scatter": _scatter, "map": _map}[figure.kind](axes, figure, style)
+    {"line": _line, "bar": _bar, "scatter": _scatter, "points": _points, "map": _map}[figure.kind](axes, figure, style)
     axes.set(title=figure.title, xlabel=figure.x, ylabel=figure.y)
     axes.title.set_fontsize(10)
     if figure.kind != "map" and len(figure.series) > 1:
@@ -75,12 +75,17 @@ def _scatter(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -
     for series in figure.series:
         colour, marker = style[series.label]
         axes.plot(series.x, series.y, label=series.label, color=colour, marker=marker, markersize=4, linestyle="none")
-        if len(figure.series) == 1 and len(series.text) <= 100:  # prototypes: each has its class beside it
-            for x, y, word in zip(series.x, series.y, series.text, strict=True):
-                axes.annotate(word, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=6)
     if figure.log_x:
         axes.set_xscale("log")
     axes.grid(alpha=0.25)
+
+
+def _points(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:
+    _scatter(axes, figure, style)
+    axes.set_aspect("equal")
+    for series in figure.series:
+        for x, y, word in zip(series.x, series.y, series.text if len(series.text) <= WORDS else (), strict=False):
+            axes.annotate(word, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=6)
 
 
 def _map(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> None:

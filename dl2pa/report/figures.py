@@ -8,6 +8,7 @@ from dl2pa.errors import UserError
 from dl2pa.report.collect import Cell, grouped
 
 SPLITS = ("head", "medium", "tail")
+WORDS = 100  # points that can have a word beside each
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """``name``: of its file. ``kind``: line, bar (a group of bars for each x), scatter, or map (``values``, rows by
-    columns, with ``rows`` and ``columns`` as their names; None is empty)."""
+    """``name``: of its file. ``kind``: line, bar (a group of bars for each x), scatter, points (of the plane: one
+    scale for both axes, and up to WORDS have their word beside them), or map (``values``, rows by columns, with
+    ``rows`` and ``columns`` as their names; None is empty)."""
 
     name: str
     title: str
@@ -193,7 +195,7 @@ def prototypes(cell: Cell) -> Figure | None:
     flat = "" if cell.dimension == 2 else ", first two principal components"
     return Figure(
         f"prototypes-{cell.dataset}-{_word(cell.label)}-d{cell.dimension}",
-        f"{cell.label} on {cell.dataset}, d = {cell.dimension}{flat}", "scatter", "", "",
+        f"{cell.label} on {cell.dataset}, d = {cell.dimension}{flat}", "points", "", "",
         [Series("prototypes", owned[:, 0].tolist(), owned[:, 1].tolist(), (), names)],
     )  # fmt: skip
 

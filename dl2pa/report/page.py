@@ -7,7 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from dl2pa.report.draw import MARKERS
-from dl2pa.report.figures import Figure, Series
+from dl2pa.report.figures import WORDS, Figure, Series
 from dl2pa.report.tables import Table, notes, text
 
 _STYLE = """
@@ -86,6 +86,8 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
         drawn.update_layout(yaxis={"type": "category", "autorange": "reversed"}, xaxis={"type": "category"})
     elif figure.log_x:
         drawn.update_xaxes(type="log")
+    elif figure.kind == "points":
+        drawn.update_layout(yaxis={"scaleanchor": "x"}, xaxis={"constrain": "domain"})
     elif figure.kind == "line":
         drawn.update_xaxes(dtick=max(1, max(len(series.x) for series in figure.series) // 10))  # whole epochs
     inner = drawn.to_html(full_html=False, include_plotlyjs=False, div_id=figure.name, config={"displaylogo": False})
@@ -116,9 +118,10 @@ def _trace(series: Series, figure: Figure, colour: str, marker: str) -> "object"
             marker={"color": colour, "pattern": {"shape": "" if marker == MARKERS[0] else "/"}},
             hovertemplate=hover.replace("%{text}", "%{hovertext}"),
         )  # fmt: skip
-    named = figure.kind == "scatter" and len(figure.series) == 1 and len(series.x) <= 100  # prototypes
-    mode = "markers+text" if named else "markers" if figure.kind == "scatter" else "lines+markers"
+    worded = figure.kind == "points" and len(words) <= WORDS
+    mode = "markers+text" if worded else "lines+markers" if figure.kind == "line" else "markers"
     return go.Scatter(
         x=series.x, y=series.y, error_y=bars, name=series.label, mode=mode, text=words, hovertemplate=hover,
         marker={"color": colour, "symbol": _SYMBOLS[marker], "size": 7}, textposition="top center",
+        cliponaxis=not worded,
     )  # fmt: skip
