@@ -77,8 +77,15 @@ def run_folders(arguments: Sequence[str]) -> None:
     except Stopped as stopped:
         from dl2pa.sweep import slurm
 
-        again = stopped.signal == signal.SIGUSR2 or (stopped.signal == signal.SIGTERM and slurm.preempted())
-        if again and slurm.requeue():
+        try:
+            again = stopped.signal == signal.SIGUSR2 or (stopped.signal == signal.SIGTERM and slurm.preempted())
+            queued = again and slurm.requeue()
+        except UserError as refused:
+            message = f"{stopped}; its job could not be queued again ({refused})"
+            for folder in folders:
+                folder.write_error(message)
+            raise Stopped(message, stopped.signal) from None
+        if queued:
             for folder in folders:  # the job begins them all again
                 folder.write_error(None)
         raise
@@ -89,6 +96,13 @@ def _run(folder: "RunFolder") -> None:
     from dl2pa.folder import RunFolder
 
     cfg = folder.config()
+    planned = folder.frozen()["prototypes"]["file"]
+    if planned is not None and cfg.prototypes.file == planned:
+        raise UserError(
+            f"prototypes.file={folder.local().get('prototypes_file')}: gone, and {folder.path} begins with it"
+        )
+    if planned is not None and identity.result_config(cfg)["prototypes"]["file"] != planned:
+        raise UserError(f"prototypes.file={cfg.prototypes.file}: not the points with which {folder.path} was planned")
     if RunFolder.of(cfg).path != folder.path:
         raise UserError(
             f"{folder.path}: its config.yaml is that of {cfg.dataset.name}/{identity.run_name(cfg)}; "

@@ -1,4 +1,4 @@
-"""The schema of a run: every key with its type and default. Ranges and combinations are checked in validate.py.
+"""The schema of a run: every key with its type and default. Ranges and combinations are checked in validate/.
 
 A default here never changes once a run has been stored: identity.py leaves out of a run's id every key that equals its
 default, so a new key's default must mean what was done before the key existed.

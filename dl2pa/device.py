@@ -49,6 +49,14 @@ def device_of(local: int, requested: str) -> torch.device:
     return torch.device("cuda", local if seen > 1 else 0)
 
 
+def prepare(threads: int | None) -> int:
+    """Set how this process computes: fp32 in full, and ``threads`` (None: as many as it began with), which it gives."""
+    threads = threads or DEFAULT_THREADS
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, on a GPU too
+    return threads
+
+
 def native_bf16(device: torch.device) -> bool:
     """Whether the device computes bf16 in hardware. A processor without it is ten times slower than in fp32."""
     if device.type == "cuda":

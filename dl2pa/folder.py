@@ -299,6 +299,8 @@ class RunFolder:
         target = self.path / f"{kind}.jsonl"
         with writing(target), open(target, "a") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            _onto_disk(target)
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The lines of ``kind``.jsonl; a line cut short by a kill is as if it had not been written."""
@@ -332,6 +334,7 @@ class RunFolder:
             except RuntimeError as error:  # torch's writer reports a full disk as a RuntimeError
                 aside.unlink(missing_ok=True)
                 raise OSError(None, str(error).splitlines()[0], str(target)) from error
+            _onto_disk(aside)
             os.replace(aside, target)
 
     def load(self, which: str) -> dict[str, Any] | None:
@@ -374,7 +377,7 @@ class RunFolder:
         return result
 
     def write_result(self, result: dict[str, Any]) -> None:
-        write_whole(self.path / "result.json", json.dumps(result, indent=1) + "\n")
+        write_whole(self.path / "result.json", json.dumps(result, indent=1) + "\n", durable=True)
 
     # -- the mirror to W&B
 
@@ -439,8 +442,12 @@ class Onlooker(RunFolder):
     def write_result(self, result: dict[str, Any]) -> None: ...
 
 
-def write_whole(target: Path, text: str) -> None:
+def write_whole(target: Path, text: str, durable: bool = False) -> None:
     """Write ``target`` so that nobody ever reads a part of it.
+
+    Args:
+        durable: not even after the machine has lost its power: what cannot be made again. Waits for the disk, 8 ms or
+            more, which a plan of a thousand runs would feel.
 
     Raises:
         UserError: the system refuses.
@@ -449,10 +456,19 @@ def write_whole(target: Path, text: str) -> None:
     with writing(target):
         try:
             aside.write_text(text)
+            if durable:
+                _onto_disk(aside)
             os.replace(aside, target)
         except OSError:
             aside.unlink(missing_ok=True)
             raise
+
+
+def _onto_disk(path: Path) -> None:
+    """Wait until what was written is on the disk. Else a name may get there before what it names, and a machine that
+    loses its power leaves an empty file where the last good one was."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from dl2pa.assemble import load_data, make_trainer
-from dl2pa.device import DEFAULT_THREADS, resolve_device, resolve_precision
+from dl2pa.device import prepare, resolve_device, resolve_precision
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.memory import available
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # what a run says, of its compiler for one
         cfg = RunFolder.existing(arguments[0]).config()
         device = resolve_device(cfg.device)
-        torch.set_num_threads(cfg.runtime.threads or DEFAULT_THREADS)
+        prepare(cfg.runtime.threads)
         precision = resolve_precision(cfg.precision.value, device)
         trainer = make_trainer(cfg, load_data(cfg), device, precision)
         # Both sizes of batches: what compiles does so before, and not beside the others.

@@ -154,7 +154,8 @@ def _meeting_point(environment: Mapping[str, str]) -> str:
         if shown.returncode != 0 or not shown.stdout.split():
             raise UserError(f"runtime.ddp=true: scontrol does not say which nodes {nodes} are: set MASTER_ADDR")
         address = shown.stdout.split()[0]
-    step = 100 * int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", 0))
+    # 101 has no divisor in common with 15000: jobs share a port if their numbers lie that far apart.
+    step = 101 * int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", 0))
     return f"{address}:{environment.get('MASTER_PORT', 15000 + step % 15000)}"
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from dl2pa import identity, ranks
 from dl2pa.assemble import load_data, make_evaluation, make_trainer
 from dl2pa.console import Console
-from dl2pa.device import DEFAULT_THREADS, hardware, resolve_precision
+from dl2pa.device import hardware, prepare, resolve_precision
 from dl2pa.diagnostics import closeness, collapse
 from dl2pa.errors import Stopped, UserError
 from dl2pa.flops import training_flops
@@ -83,9 +83,7 @@ class _Run:
             lambda: (folder.local(), resolve_precision(cfg.precision.value, self.device))
         )
         self.precision = fixed.get("precision") or precision
-        threads = fixed.get("threads") or cfg.runtime.threads or DEFAULT_THREADS
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, on a GPU too
+        threads = prepare(fixed.get("threads") or cfg.runtime.threads)
         self.revisions = [*dict.fromkeys([*fixed.get("revisions", []), revision()])]
         older = [name for name in (fixed.get("planned_revision"), *self.revisions) if name not in (None, revision())]
         if older and cfg.strict_revision:

@@ -67,13 +67,15 @@ class Meter(nn.Module):
         self.last_finite.copy_(torch.where(finite & (self.first_bad < 0), loss, self.last_finite))
         self.first_bad.copy_(torch.where(~finite & (self.first_bad < 0), self.step, self.first_bad))
 
-    def mean(self, epoch: int, lr: float) -> float:
-        """Raises UserError where a loss was not finite: such weights are not worth keeping."""
+    def check(self, epoch: int, lr: float) -> None:
+        """Raises UserError where a loss of the epoch was not finite: such weights are not worth keeping."""
         if (bad := int(self.first_bad)) >= 0:
             raise UserError(
                 f"the loss became non-finite at epoch {epoch + 1}, step {bad + 1} (last finite loss per image "
                 f"{float(self.last_finite):.4g}, optimizer.lr={lr:g}): a lower optimizer.lr usually helps"
             )
+
+    def mean(self) -> float:
         return float(self.total / self.count)
 
 
@@ -128,7 +130,8 @@ class Trainer:
                 at.step += 1
                 at.train_seconds, clock = at.train_seconds + time.perf_counter() - clock, time.perf_counter()
                 on_step()
-            loss = self.meter.mean(at.epoch, self.lr)  # waits for the device
+            self.meter.check(at.epoch, self.lr)  # waits for the device
+            loss = self.meter.mean()
             at.train_seconds += time.perf_counter() - clock
             end_epoch(loss, at.epoch * steps + goal >= last_step)
             self.meter.reset()
@@ -197,6 +200,8 @@ class Trainer:
         return self.lr * self.schedule.factor(at.epoch, at.step, self.loader.steps)
 
     def state(self) -> dict[str, Any]:
+        """Raises UserError where the loss has become non-finite: the last good checkpoint stays."""
+        self.meter.check(self.position.epoch, self.lr)
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

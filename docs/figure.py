@@ -35,7 +35,7 @@ def toy(before: Axes, after: Axes) -> None:
     assigner = Assigner(first, Timetable(epochs=2), EpochMean(3, 2))
     for axes, title in ((before, "first assignment"), (after, "after one matching")):
         _circle(axes, title, prototypes, features, labels, assigner.sigma)
-        assigner.observe(prototypes, features, torch.zeros(120, 3), F.one_hot(labels, 3).float(), epoch=0)
+        assigner.observe(features, torch.zeros(120, 3), F.one_hot(labels, 3).float())
         assigner.end_epoch(prototypes, epoch=0)
 
 

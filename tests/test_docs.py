@@ -18,6 +18,7 @@ import pytest
 from composing import compose_config
 from data_files import own_checksums, write_cifar10, write_cifar100
 
+from dl2pa.folder import RunFolder
 from dl2pa.identity import run_name
 from dl2pa.run import run
 from dl2pa.sweep import grid, plan
@@ -59,6 +60,14 @@ def test_launches_compose(words: list[str]) -> None:
     cfg = compose_config(*words)
     validate(cfg)
     assert run_name(cfg)
+
+
+def test_the_figure_of_the_readme(tmp_path: Path) -> None:
+    cfg = compose_config("dimension=2", "epochs=2", f"runs_dir={tmp_path / 'runs'}", f"data_root={tmp_path}")
+    run(cfg)
+    words = [str(ROOT / "docs" / "figure.py"), str(RunFolder.of(cfg).path), str(tmp_path / "figure.png")]
+    subprocess.run([sys.executable, *words], check=True, timeout=120)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_choice(composed: DictConfig, key: str) -> None:
             r"method\.vectors=8 does not fit method\.variant=norm at dimension=8: .*; use fewer vectors",
         ),
         (
-            "dataset=cifar10 assignment=quadratic assignment.similarity=tree",
+            "dataset=cifar10 assignment=related",
             r"assignment\.similarity=tree does not fit dataset=cifar10: it is known for cifar100; use .*",
         ),
         (
@@ -219,8 +219,12 @@ def test_choice(composed: DictConfig, key: str) -> None:
             r"assignment\.statistic=ema does nothing with .*=quadratic: .*",
         ),
         (
-            "assignment=quadratic assignment.similarity=words assignment.every=2",
-            r"assignment\.every=2 does nothing with assignment\.similarity=words, .*: leave it out",
+            "assignment=related assignment.similarity=words assignment.every=2",
+            r"assignment\.every=2 does nothing with assignment\.similarity=words, .*, or leave it out",
+        ),
+        (
+            "dataset=cifar100 assignment=quadratic assignment.similarity=tree",
+            r"assignment\.freeze_after=0\.35 does nothing with .*=tree, .* use assignment=related, .*",
         ),
         (
             "assignment=learned_warmup",
@@ -516,6 +520,23 @@ def test_loss_that_is_not_finite(tmp_path: Path) -> None:
         said,
     ), said
     assert not list((tmp_path / "runs").glob("*/*/result.json"))
+
+
+def test_weights_that_are_not_finite_do_not_take_the_place_of_good_ones(tmp_path: Path) -> None:
+    """A checkpoint is due after every step."""
+    words = (
+        *places(tmp_path),
+        "schedule=step",
+        "optimizer.lr=1e30",
+        "precision=fp32",
+        "runtime.checkpoint_minutes=1e-9",
+    )
+    with pytest.raises(UserError, match=r"the loss became non-finite at epoch 1, step [23] "):
+        run(compose_config(*words))
+    kept = RunFolder.of(compose_config(*words)).load("last")
+    assert kept is not None
+    assert kept["meter"]["first_bad"] == -1
+    assert kept["meter"]["last_finite"].isfinite()
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "mps"])

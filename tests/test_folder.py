@@ -17,7 +17,9 @@ import pytest
 import torch
 from composing import compose_config
 from omegaconf import OmegaConf
+from processes import planned
 
+from dl2pa.__main__ import run_folders
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.identity import run_name
@@ -108,6 +110,29 @@ def test_a_kill_before_the_file_is_whole_leaves_the_old_one(
     write(3.0)  # over what the kill left behind
     assert read() == 3.0
     assert not [name for name in names(folder) if name.endswith(".part")]
+
+
+def test_what_cannot_be_made_again_is_on_the_disk_before_it_has_its_name(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses its power forgets what was only written, and may keep the name."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        done.append(f"sync {os.path.basename(os.readlink(f'/proc/self/fd/{file}')).split('.')[0]}")
+        fsync(file)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append(f"name {target.stem}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    folder.save({"weights": torch.ones(3)}, "last")
+    folder.append("metrics", {"epoch": 1})
+    folder.write_result({"top1": 1.0})
+    assert done == ["sync last", "name last", "sync metrics", "sync result", "name result"]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_names_the_file(folder: RunFolder) -> None:
@@ -415,6 +440,18 @@ def test_a_prototype_file_is_found_again_and_named_in_local_yaml_alone(tmp_path:
     assert folder.config().prototypes.file == str(tmp_path / "points.npy")
     assert run_name(folder.config()) == folder.run_id
     assert str(tmp_path) not in (folder.path / "config.yaml").read_text()
+
+
+def test_prototypes_that_are_not_those_of_the_plan(tmp_path: Path) -> None:
+    points = tmp_path / "points.npy"
+    np.save(points, np.eye(10))
+    folder = planned("prototypes=file", f"prototypes.file={points}", "dimension=10", f"runs_dir={tmp_path}/runs")
+    np.save(points, np.eye(10)[::-1])
+    with pytest.raises(UserError, match=rf"^prototypes\.file={points}: not the points with which .* was planned$"):
+        run_folders([str(folder.path)])
+    points.unlink()
+    with pytest.raises(UserError, match=rf"^prototypes\.file={points}: gone, and {folder.path} begins with it$"):
+        run_folders([str(folder.path)])
 
 
 def test_local_values_add_up(folder: RunFolder) -> None:

@@ -88,6 +88,15 @@ def test_wrong_value_is_refused_before_torch_is_imported(tmp_path: Path) -> None
     assert "torch was imported" not in ended.said
 
 
+@pytest.mark.parametrize("word", ["hydra/launcher=slurm", "hydra.launcher.slots=2"])
+def test_a_launcher_is_for_sweeps(word: str, tmp_path: Path) -> None:
+    """Else who means SLURM would train on the login node."""
+    ended = command(word, "epochs=1", cwd=tmp_path)
+    assert ended.code == 1
+    assert f"{word} does nothing without -m" in ended.said
+    assert not (tmp_path / "runs").exists()
+
+
 def test_demo_writes_its_folder(tmp_path: Path) -> None:
     """python launch.py as a newcomer types it, but for two epochs: all it writes is below the current folder."""
     ended = command("epochs=2", cwd=tmp_path)

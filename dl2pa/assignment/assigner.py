@@ -109,10 +109,13 @@ class Assigner(nn.Module):
             share = share * weights
         self.statistic.observe(features, cost, share, classes)
 
+    def matches_after_step(self, epoch: int) -> bool:
+        return self.statistic is not None and self.timetable.after_step(epoch)
+
     @torch.no_grad()
-    def end_step(self, prototypes: Tensor, epoch: int, last: bool = False) -> None:
-        """With every=step, match; not after the run's ``last`` step: nothing would train with what comes of it."""
-        if self.statistic is not None and not last and self.timetable.after_step(epoch):
+    def end_step(self, prototypes: Tensor, epoch: int) -> None:
+        """With every=step, match."""
+        if self.matches_after_step(epoch):
             self.moved_in_epoch += int(self._match(prototypes, epoch)["moved"])
 
     @torch.no_grad()

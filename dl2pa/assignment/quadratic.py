@@ -70,21 +70,30 @@ def value(similarity: np.ndarray, prototypes: np.ndarray, assignment: np.ndarray
 
 
 def _exchange(similar: np.ndarray, near: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Exchange the two classes that gain most until none gain; the gains of all pairs are one matrix product.
+    """Exchange the two classes that gain most until none gain, in C^2 steps an exchange.
 
+    The gains of all pairs follow from a matrix product, which an exchange changes by an outer product and two columns.
     (scipy's 2opt evaluates the whole sum for every pair: .2 to 2 s at C=100, where this takes .01 s.)
     """
     chosen, least = chosen.copy(), 1e-7 * np.abs(similar).max()  # less is rounding of the prototypes
+    now = near[np.ix_(chosen, chosen)]
+    product, exact = similar @ now, True
     while True:
-        now = near[np.ix_(chosen, chosen)]
-        product = similar @ now
         own = np.diag(product)
         # Half of what the exchange of r and s brings; both arguments have zero diagonals.
         gain = product + product.T - own[:, None] - own + 2 * similar * now
         r, s = np.unravel_index(gain.argmax(), gain.shape)
-        if gain[r, s] <= least:
+        if gain[r, s] > least:
+            product += np.outer(similar[:, r] - similar[:, s], now[s] - now[r])
+            for matrix in (product, now):
+                matrix[:, [r, s]] = matrix[:, [s, r]]
+            now[[r, s]] = now[[s, r]]
+            chosen[[r, s]] = chosen[[s, r]]
+            exact = False
+        elif exact:
             return chosen
-        chosen[[r, s]] = chosen[[s, r]]
+        else:  # the last word is without the rounding that has added up
+            product, exact = similar @ now, True
 
 
 class Quadratic(Assigner):

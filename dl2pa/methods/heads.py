@@ -72,7 +72,7 @@ class PrototypeHead(Head):
         self.assigner.observe(features, cost, share.to(features.dtype), classes, target.weights)
 
     def end_step(self, epoch: int, last: bool = False) -> None:
-        if self.assigner.timetable.after_step(epoch) and not last:
+        if not last and self.assigner.matches_after_step(epoch):  # nothing would train with what the last one finds
             ranks.from_first(lambda: self.assigner.end_step(self.prototypes, epoch), self._moving())
 
     def end_epoch(self, epoch: int) -> dict[str, float]:

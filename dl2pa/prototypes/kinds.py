@@ -61,6 +61,7 @@ class Options:
 
 
 _AT_LEAST = {"seed": 0, "steps": 1, "batch_size": 2}
+_AT_MOST = {"seed": 2**32 - 1}  # numpy pads a longer one into the next word of its entropy
 _ABOVE = {"lr": 0.0, "tolerance": 0.0, "word_weight": 0.0}
 _AMONG = {"reduce": ("pca", "random_projection", "mds")}
 
@@ -75,6 +76,8 @@ def check_option(name: str, value: int | float | str | None) -> str | None:
         return None
     if name in _AT_LEAST and value < _AT_LEAST[name]:
         return f"{name}={value}: must be at least {_AT_LEAST[name]}"
+    if name in _AT_MOST and value > _AT_MOST[name]:
+        return f"{name}={value}: must be at most {_AT_MOST[name]}"
     if name in _ABOVE and not _ABOVE[name] < value < float("inf"):
         return f"{name}={value}: must be finite and above {_ABOVE[name]:g}"
     return None

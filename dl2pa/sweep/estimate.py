@@ -30,7 +30,12 @@ class Speeds:
         return made
 
     def seconds(self, cfg: DictConfig) -> float | None:
-        """The median of the runs on the same data with the same backbone, if need be at any imbalance; None without."""
+        """The median of the runs on the same data with the same backbone, if need be at any imbalance; None without.
+
+        None, too, for a run that ends at max_steps.
+        """
+        if cfg.max_steps is not None:
+            return None
         for key in _keys(cfg.dataset.name, cfg.backbone.name, cfg.backbone.width, cfg.imbalance):
             if key in self.epoch:
                 return float(cfg.epochs) * median(self.epoch[key])

@@ -4,8 +4,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
@@ -43,25 +47,24 @@ def work_off(
         Stopped: asked to from outside; nothing is lost.
     """
     configs = [folder.frozen() for folder in folders]
-    if folders:
-        check(sweep, {bool(config["runtime"].get("ddp", False)) for config in configs})
+    settings = check(sweep, configs)
     _fetch({config["dataset"]["source"]: folder for config, folder in zip(configs, folders, strict=True)})
     for folder in folders:  # how the last attempt went is of no interest any more
         folder.write_error(None)
         folder.write_job(None)
-    if sweep.executor == "local":
+    if isinstance(settings, local.Local):
         configs += [folder.frozen() for folder in running]  # which may become ours
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
         found = [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
-        slots = local.Local(**sweep.settings).environments(threads, folders[0] if folders else None, found)
+        slots = settings.environments(threads, folders[0] if folders else None, found)
         sweep.pools = [*record.working(runs_dir, sweep.name), Holder.this_process()]
         record.write(runs_dir, sweep)
         local.work_off([*folders, *running], slots, sweep.folders(runs_dir))
         return
     record.write(runs_dir, sweep)
     if folders:
-        paths, resources = [folder.path for folder in folders], slurm.Resources(**sweep.settings)
-        for folder, job in zip(folders, slurm.submit(paths, resources, slurm.logs(runs_dir)), strict=True):
+        paths = [folder.path for folder in folders]
+        for folder, job in zip(folders, slurm.submit(paths, settings, slurm.logs(runs_dir)), strict=True):
             folder.write_job(job)
     if wait:
         watch(sweep.folders(runs_dir))
@@ -103,27 +106,31 @@ def _pause(seconds: float, stop: StopRequest) -> None:
         time.sleep(0.1)  # a signal that is caught ends no sleep
 
 
-def check(sweep: Record, ddp: set[bool]) -> None:
-    """Whether the executor is here, and takes runs of which ``runtime.ddp`` is one of ``ddp``: a run is started as
-    several processes if and only if it is meant for them.
+def check(sweep: Record, configs: Sequence[Mapping[str, Any]]) -> local.Local | slurm.Resources:
+    """The executor's settings, if it is here and takes runs with ``configs``: a run is started as several processes if
+    and only if it is meant for them.
 
     Raises:
         UserError: it does not.
     """
-    kind: type[local.Local | slurm.Resources] = local.Local if sweep.executor == "local" else slurm.Resources
-    names = [field.name for field in fields(kind)]
-    if unknown := sorted(set(sweep.settings) - set(names)):
-        value = sweep.settings[unknown[0]]
-        raise UserError(f"hydra.launcher.{unknown[0]}={value}: no such key; there are {', '.join(names)}")
-    settings = kind(**sweep.settings)
+    settings = _settings(sweep)
+    if not configs:
+        return settings
     settings.check()
+    # Slots and SLURM show a run the GPUs that it was given, as the first ones.
+    if number := next((config["device"] for config in configs if config["device"].startswith("cuda:")), None):
+        raise UserError(
+            f"device={number} does not fit -m, under which a run is given its GPU: use device=cuda or auto (and the "
+            f"environment's CUDA_VISIBLE_DEVICES for some of this machine's GPUs)"
+        )
+    ddp = {bool(config["runtime"].get("ddp", False)) for config in configs}
     if isinstance(settings, local.Local):
         if True in ddp:
             raise UserError(
                 "runtime.ddp=true does not fit hydra/launcher=local, which starts one process a run: use torchrun "
                 "--nproc_per_node N launch.py ... without -m, or hydra/launcher=slurm hydra.launcher.tasks_per_node=N"
             )
-        return
+        return settings
     ranks = settings.ranks
     if True in ddp and ranks == 1:
         raise UserError(
@@ -134,6 +141,28 @@ def check(sweep: Record, ddp: set[bool]) -> None:
             f"hydra.launcher.nodes and tasks_per_node make {ranks} processes a run: use runtime.ddp=true, with which "
             f"they train it together"
         )
+    return settings
+
+
+# What a value of a setting's type is called.
+_NAMES = {int: "an integer", float: "a number", str: "a word", list: "a list, [A,B]", dict: "a map, {NAME:VALUE}"}
+
+
+def _settings(sweep: Record) -> local.Local | slurm.Resources:
+    kind = local.Local if sweep.executor == "local" else slurm.Resources
+    hints = get_type_hints(kind)
+    try:
+        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), sweep.settings))
+    except OmegaConfBaseException as error:
+        name = str(error.full_key).split(".")[0].split("[")[0]
+        given = f"hydra.launcher.{name}={sweep.settings[name]}"
+        if name not in hints:
+            raise UserError(f"{given}: no such key; there are {', '.join(hints)}") from None
+        members = get_args(hints[name]) if isinstance(hints[name], UnionType) else [hints[name]]
+        legal = " or ".join(_NAMES[kind] for kind in _NAMES if kind in [get_origin(hint) or hint for hint in members])
+        raise UserError(f"{given} is not legal: use {legal}") from None
+    assert isinstance(made, local.Local | slurm.Resources)
+    return made
 
 
 def _fetch(by_source: Mapping[str, RunFolder]) -> None:

@@ -21,7 +21,8 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
         name: of the sweep; None makes one of its runs.
 
     Raises:
-        UserError: the runs lie in several runs_dirs, or the executor cannot take them.
+        UserError: the runs lie in several runs_dirs, the executor cannot take them, or rerun=true means one that is
+            queued or running; nothing has changed then.
         Stopped: asked to from outside; nothing is lost.
     """
     configs = {run.folder.path.resolve(): run.cfg for run in runs}
@@ -30,11 +31,15 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
     sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
-    queue = executors.queue_of([folder for folder in folders if not configs[folder.path].rerun])
-    states = {folder.path: State.planned if configs[folder.path].rerun else folder.state(queue) for folder in folders}
+    queue = executors.queue_of(folders)
+    states = {folder.path: folder.state(queue) for folder in folders}
+    for path, state in states.items():
+        if configs[path].rerun:
+            if state in (State.queued, State.running):
+                raise UserError(f"rerun=true: {path} is {state.value}: python -m dl2pa cancel {path} stops it first")
+            states[path] = State.planned
     mine = [folder for folder in folders if states[folder.path] in (State.planned, State.failed, State.lost)]
-    if mine:
-        executors.check(sweep, {configs[folder.path].runtime.ddp for folder in mine})  # before anything is set aside
+    executors.check(sweep, [configs[folder.path] for folder in mine])  # before anything is set aside
     for folder in mine:
         if configs[folder.path].rerun and folder.path.exists():
             with folder.claimed():

@@ -36,7 +36,7 @@ class Local:
     def check(self) -> None:
         """Raises UserError where there can be no such number of slots."""
         for name, value in (("slots", self.slots), ("runs_per_gpu", self.runs_per_gpu)):
-            if value not in (None, "auto") and not (type(value) is int and value >= 1):
+            if value not in (None, "auto") and (isinstance(value, str) or value < 1):
                 raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on, or auto")
 
     def environments(self, threads: int, first: RunFolder | None, found: Sequence[str]) -> list[dict[str, str]]:

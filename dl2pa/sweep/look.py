@@ -49,14 +49,15 @@ class Look:
 def look(folder: RunFolder, queue: Mapping[str, str] | None, now: float | None = None) -> Look:
     """Where a run stands; ``queue`` and ``now`` as for RunFolder.state."""
     state = folder.state(queue, now)
-    epochs = folder.frozen()["epochs"]
+    config = folder.frozen()
+    epochs = config["epochs"]
     lines = folder.lines("metrics")
     epoch = lines[-1]["epoch"] if lines else 0
     top1 = next((line["top1"] for line in reversed(lines) if "top1" in line), None)
     left = None
     if state is State.finished:
         epoch = epochs if epoch == 0 else epoch
-    elif state is State.running and lines:
+    elif state is State.running and lines and config["max_steps"] is None:
         left = max(0.0, (epochs - epoch) * lines[-1]["seconds"] / epoch)
     return Look(record.key(folder), state, epoch, epochs, top1, left, note(folder, state))
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from dl2pa.errors import UserError
 from dl2pa.signals import NOTICES
 
 ANSWER = 120  # seconds within which SLURM's commands must have answered
+# The same for a job that is to end, and seconds until it asks again: a whole array may ask in one and the same second.
+LAST_ANSWER, LAST_PAUSES = 15, (1, 2, 4, 8)
 
 
 class BusyError(UserError):
@@ -54,15 +57,12 @@ class Resources:
         """Raises UserError where SLURM is not here, or could not make sense of these."""
         if shutil.which("sbatch") is None:
             raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
-        for name in ("runs_per_gpu", "nodes", "tasks_per_node"):
+        counts = ("timeout_min", "cpus_per_task", "nodes", "tasks_per_node", "array_parallelism", "runs_per_gpu")
+        for name in (*counts, "mem_gb", "gpus_per_node", "signal_delay_s"):
             value = getattr(self, name)
-            if value == "auto":
-                raise UserError(
-                    f"hydra.launcher.{name}=auto is not legal: use an integer from 1 on "
-                    "(auto has to try, which hydra/launcher=local does on a node that has the GPU)"
-                )
-            if value is not None and value < 1:
-                raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on")
+            if value is not None and (value < 1 if name in counts else value < 0):
+                least = 1 if name in counts else 0
+                raise UserError(f"hydra.launcher.{name}={value} is not legal: use a number from {least} on")
         if self.ranks > 1 and self.runs_per_gpu > 1:
             raise UserError(
                 f"hydra.launcher.runs_per_gpu={self.runs_per_gpu} does not fit several processes a run "
@@ -171,7 +171,7 @@ def requeue() -> bool:
     job = _own_job()
     if job is None:
         return False
-    _ask("scontrol", "requeue", job)
+    _insist("scontrol", "requeue", job)
     return True
 
 
@@ -187,7 +187,7 @@ def preempted() -> bool:
     job = _own_job()
     if job is None:
         return False
-    words = _ask("scontrol", "--oneliner", "show", "job", job).split()
+    words = _insist("scontrol", "--oneliner", "show", "job", job).split()
     said = dict(word.split("=", 1) for word in words if "=" in word)
     # Once it is cancelled, it is COMPLETING.
     return said["JobState"] == "RUNNING" and said["PreemptTime"] != "None"
@@ -212,9 +212,18 @@ def _max_array_size() -> int:
     return 1001  # SLURM's default
 
 
-def _ask(*command: str) -> str:
+def _insist(*command: str) -> str:
+    """Ask as often as the end of a job leaves time for."""
+    for pause in LAST_PAUSES:
+        with contextlib.suppress(BusyError):
+            return _ask(*command, seconds=LAST_ANSWER)
+        time.sleep(pause)
+    return _ask(*command, seconds=LAST_ANSWER)
+
+
+def _ask(*command: str, seconds: float = ANSWER) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
     except OSError as error:
         raise UserError(f"{command[0]}: SLURM does not answer ({error})") from error
     except subprocess.TimeoutExpired as error:

@@ -6,7 +6,7 @@ from dl2pa.errors import UserError
 from dl2pa.validate.values import listed, refuse_set
 
 # (key, value): bytes for every pair of classes, at the worst moment (several matrices [C, C]). The other assignments
-# hold none: from 3,000 classes on they are matched in blocks (assignment/large.py).
+# hold none: from LARGE classes on they are matched in blocks (assignment/large.py).
 _PAIRWISE = {
     ("assignment.statistic", "loss_matrix"): 8,
     ("assignment.name", "sinkhorn"): 36,
@@ -54,7 +54,8 @@ def _check_known_similarity(cfg: DictConfig) -> None:
             f"assignment.similarity={similarity} does not fit dataset={cfg.dataset.name}: it is known for "
             f"{listed(sorted(known))}; use means or confusion"
         )
-    why = f"assignment.similarity={similarity}, by which prototypes are given once, before training: leave it out"
+    once = f"assignment.similarity={similarity}, by which prototypes are given once, before training"
+    why = f"{once}: use assignment=related, or leave it out"
     for key in ("mixed", "every", "warmup", "freeze_after", "hysteresis"):
         refuse_set(cfg, f"assignment.{key}", why)
 

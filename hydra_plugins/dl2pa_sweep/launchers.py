@@ -37,6 +37,8 @@ class RunFolderLauncher(Launcher):
         runs = planned(job_overrides)
         self.launched += runs  # a search launches batch after batch
         launch(self.launched, self.name, self.executor, self.settings, self.wait)
+        for run in runs:
+            run.cfg.rerun = False  # the next batch of a search leaves them alone
         ended = outcomes([run.folder for run in runs])
         return [_returned(run.words, *outcome) for run, outcome in zip(runs, ended, strict=True)]
 

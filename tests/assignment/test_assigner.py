@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.statistics import EpochMean, LossMatrix, build_statistic
+from dl2pa.methods.heads import PrototypeHead
 from dl2pa.prototypes.closed_form import simplex
 
 NAMES = ("queue", "ema", "epoch_mean", "loss_matrix")
@@ -188,11 +189,12 @@ def test_the_last_step_of_a_run_matches_nothing() -> None:
     reports = {}
     for last in (False, True):
         made = assigner("epoch_mean", Timetable(2, every="step"))
+        head = PrototypeHead(PROTOTYPES, made)
         features = units(3, 18, DIMENSION)
         share = F.one_hot(torch.arange(18) % CLASSES, CLASSES).float()
         made.observe(features, torch.zeros(18, CLASSES), share)
-        made.end_step(PROTOTYPES, 1, last)
-        reports[last] = made.end_epoch(PROTOTYPES, 1)["moved"]
+        head.end_step(1, last)
+        reports[last] = head.end_epoch(1)["moved"]
     assert reports[False] > 0
     assert reports[True] == 0
 

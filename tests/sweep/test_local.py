@@ -22,7 +22,7 @@ from dl2pa import lease
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.memory import available
-from dl2pa.sweep import executors, plan, record, sharing
+from dl2pa.sweep import executors, grid, plan, record, sharing
 from dl2pa.sweep.compose import composing
 from dl2pa.sweep.launch import launch
 from dl2pa.sweep.local import Local, work_off
@@ -280,7 +280,7 @@ def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dl2pa.sweep.local.available", lambda: 7 * 2**30)
     assert Local().environments(1, None, []) == [{"OMP_NUM_THREADS": "2"}] * 3, "2 GiB each"
     assert len(Local().environments(4, None, [])) == 2
-    for value in (0, "many", 1.5):
+    for value in (0, "many"):
         with pytest.raises(UserError, match=rf"hydra.launcher.slots={value} is not legal"):
             Local(slots=value).check()
 
@@ -396,9 +396,9 @@ def test_slots_are_tried(tmp_path: Path) -> None:
 
 
 def worked_off(
-    monkeypatch: pytest.MonkeyPatch, name: str, settings: Mapping[str, object], *words: str
+    monkeypatch: pytest.MonkeyPatch, name: str, settings: Mapping[str, object], *words: str, executor: str = "local"
 ) -> list[RunFolder]:
-    """Launch the run of these words as the sweep ``name``, without training; the sweep's runs as recorded."""
+    """Launch the runs of these words as the sweep ``name``, without training; the sweep's runs as recorded."""
     found: list[RunFolder] = []
 
     def work_off(runs_dir: Path, sweep: Record, *_: object) -> None:
@@ -409,7 +409,7 @@ def worked_off(
 
     monkeypatch.setattr(executors, "work_off", work_off)
     with composing():
-        launch(plan.planned([words]), name, "local", settings, wait=False)
+        launch(plan.planned(grid.expand(grid.Sweep(), words)), name, executor, settings, wait=False)
     return found
 
 
@@ -427,12 +427,51 @@ def test_a_stopped_rerun_goes_on_without_the_word(tmp_path: Path, monkeypatch: p
         worked_off(monkeypatch, "mine", {}, "seed=0", "rerun=true", f"runs_dir={tmp_path / 'runs'}")
 
 
-@pytest.mark.parametrize(("name", "value"), [("slotz", 2), ("slots", 1.5)])
-def test_settings_are_looked_at_before_anything_is_written(
-    name: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [State.running, State.queued])
+def test_a_rerun_of_what_is_worked_on_changes_nothing(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=rf"hydra\.launcher\.{name}={value}"):
-        worked_off(monkeypatch, "mine", {name: value}, f"runs_dir={tmp_path / 'runs'}")
+    """Not even the other run, which has a result."""
+    place = f"runs_dir={tmp_path / 'runs'}"
+    done, busy = (planned(f"seed={seed}", place) for seed in (0, 1))
+    done.write_result({"top1": 50.0})
+    monkeypatch.setattr("dl2pa.sweep.slurm.queue", lambda: {"7": "PENDING"})
+    with contextlib.ExitStack() as stack:
+        if state is State.running:
+            stack.enter_context(busy.claimed())
+        else:
+            busy.write_job("7")
+        with pytest.raises(UserError, match=rf"rerun=true: {busy.path} is {state.value}: python -m dl2pa cancel"):
+            worked_off(monkeypatch, "mine", {}, "seed=0,1", "rerun=true", place)
+    assert done.result() == {"top1": 50.0}
+    assert not (tmp_path / "runs" / ".old").exists()
+
+
+@pytest.mark.parametrize(
+    ("executor", "name", "value", "legal"),
+    [
+        ("local", "slotz", 2, "no such key; there are slots, runs_per_gpu"),
+        ("local", "slots", 1.5, "use an integer or a word"),
+        ("slurm", "mem_gb", "4GB", "use a number"),
+        ("slurm", "timeout_min", "4:00:00", "use an integer"),
+        ("slurm", "timeout_min", 0, "use a number from 1 on"),
+        ("slurm", "runs_per_gpu", "auto", "use an integer"),
+        ("slurm", "setup", "module load cuda", r"use a list, \[A,B\]"),
+        ("slurm", "additional_parameters", "requeue", r"use a map, \{NAME:VALUE\}"),
+    ],
+)
+def test_settings_are_looked_at_before_anything_is_written(
+    executor: str, name: str, value: object, legal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    with pytest.raises(UserError, match=rf"hydra\.launcher\.{name}={value}.*: {legal}"):
+        worked_off(monkeypatch, "mine", {name: value}, f"runs_dir={tmp_path / 'runs'}", executor=executor)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_a_sweep_is_given_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"device=cuda:1 does not fit -m, .*: use device=cuda or auto"):
+        worked_off(monkeypatch, "mine", {}, "device=cuda:1", f"runs_dir={tmp_path / 'runs'}")
     assert not (tmp_path / "runs").exists()
 
 
