@@ -23,6 +23,7 @@ WORDS = [
 ]
 
 METHODS = {f"method={path.stem}": [f"method={path.stem}"] for path in sorted((CONF / "method").glob("*.yaml"))}
+METHODS["method=dnc"] += ["optimizer.lr=0.0001"]  # its hard choices let 2e-6 grow to 7e-4 at a larger one
 VARIANTS = {
     " ".join(words): words
     for words in (
