@@ -118,7 +118,7 @@ def test_choice(composed: DictConfig, key: str) -> None:
             r"method\.vectors=8 does not fit method\.variant=norm at dimension=8: .*; use fewer vectors",
         ),
         (
-            "dataset=cifar10 assignment=related",
+            "dataset=cifar10 assignment=related assignment.similarity=tree",
             r"assignment\.similarity=tree does not fit dataset=cifar10: it is known for cifar100; use .*",
         ),
         (

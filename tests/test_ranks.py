@@ -369,7 +369,9 @@ def test_the_places_of_ranks() -> None:
     assert ranks.place(torchrun) == ranks.Place(5, 8, 1, "env://")
     step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "17"}
     found = ranks.place({**step, "SLURM_STEP_ID": "0", "MASTER_ADDR": "node-1"})
-    assert found == ranks.Place(3, 4, 1, "tcp://node-1:16700")
+    assert found == ranks.Place(3, 4, 1, "tcp://node-1:16717")
+    urls = [ranks.place({**step, "SLURM_JOB_ID": str(job), "MASTER_ADDR": "node-1"}).url for job in range(15000)]
+    assert len(set(urls)) == len(urls), "jobs whose numbers lie near one another do not share a port"
     assert ranks.place({**step, "MASTER_ADDR": "node-1", "MASTER_PORT": "7"}).url == "tcp://node-1:7"
 
 
