@@ -55,7 +55,7 @@ def test_the_value_is_the_objective_per_class() -> None:
 
 
 def test_exchanges_are_those_of_the_whole_sum() -> None:
-    """The gains that are carried along say the same as the objective evaluated anew for every pair, until none gains."""
+    """The gains that are carried along say what the objective says, evaluated anew for each pair, until none gains."""
     similarity, near = symmetric(7, 25), units(8, 25, 4) @ units(8, 25, 4).T
     np.fill_diagonal(similarity, 0)
     np.fill_diagonal(near, 0)
