@@ -21,7 +21,7 @@ ARRAY = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
 def test_who_queues_a_job_again(environment: dict[str, str], job: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def ask(*command: str) -> str:
+    def ask(*command: str, seconds: float) -> str:
         asked.append(command)
         return f"JobId=9 JobState=RUNNING PreemptTime={'None' if job is None else '2026-01-01T00:00:00'}"
 
