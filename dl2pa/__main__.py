@@ -96,14 +96,16 @@ def _run(folder: "RunFolder") -> None:
     from dl2pa.folder import RunFolder
 
     cfg = folder.config()
-    planned = folder.frozen()["prototypes"]["file"]
-    if planned is not None and cfg.prototypes.file == planned:
-        raise UserError(
-            f"prototypes.file={folder.local().get('prototypes_file')}: gone, and {folder.path} begins with it"
-        )
-    if planned is not None and identity.result_config(cfg)["prototypes"]["file"] != planned:
-        raise UserError(f"prototypes.file={cfg.prototypes.file}: not the points with which {folder.path} was planned")
+    file = cfg.prototypes.file
+    if file is not None and file.startswith("sha256:"):  # what stands there while the file itself is not found
+        gone = folder.local().get("prototypes_file")
+        raise UserError(f"prototypes.file={gone}: gone, and {folder.path} begins with it")
     if RunFolder.of(cfg).path != folder.path:
+        if (
+            file is not None
+            and identity.result_config(cfg)["prototypes"]["file"] != folder.frozen()["prototypes"]["file"]
+        ):
+            raise UserError(f"prototypes.file={file}: not the points with which {folder.path} was planned")
         raise UserError(
             f"{folder.path}: its config.yaml is that of {cfg.dataset.name}/{identity.run_name(cfg)}; "
             f"it was renamed, or edited after it was prepared"

@@ -300,7 +300,7 @@ class RunFolder:
         with writing(target), open(target, "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
-            _onto_disk(target)
+            os.fsync(file.fileno())
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """The lines of ``kind``.jsonl; a line cut short by a kill is as if it had not been written."""

@@ -118,9 +118,9 @@ def check(sweep: Record, configs: Sequence[Mapping[str, Any]]) -> local.Local | 
         return settings
     settings.check()
     # Slots and SLURM show a run the GPUs that it was given, as the first ones.
-    if number := next((config["device"] for config in configs if config["device"].startswith("cuda:")), None):
+    if device := next((config["device"] for config in configs if config["device"].startswith("cuda:")), None):
         raise UserError(
-            f"device={number} does not fit -m, under which a run is given its GPU: use device=cuda or auto (and the "
+            f"device={device} does not fit -m, under which a run is given its GPU: use device=cuda or auto (and the "
             f"environment's CUDA_VISIBLE_DEVICES for some of this machine's GPUs)"
         )
     ddp = {bool(config["runtime"].get("ddp", False)) for config in configs}

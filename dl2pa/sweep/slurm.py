@@ -58,10 +58,9 @@ class Resources:
         if shutil.which("sbatch") is None:
             raise UserError("hydra/launcher=slurm: there is no sbatch on this machine; hydra/launcher=local works here")
         counts = ("timeout_min", "cpus_per_task", "nodes", "tasks_per_node", "array_parallelism", "runs_per_gpu")
-        for name in (*counts, "mem_gb", "gpus_per_node", "signal_delay_s"):
+        for name, least in (dict.fromkeys(counts, 1) | {"mem_gb": 0, "gpus_per_node": 0, "signal_delay_s": 0}).items():
             value = getattr(self, name)
-            if value is not None and (value < 1 if name in counts else value < 0):
-                least = 1 if name in counts else 0
+            if value is not None and value < least:
                 raise UserError(f"hydra.launcher.{name}={value} is not legal: use a number from {least} on")
         if self.ranks > 1 and self.runs_per_gpu > 1:
             raise UserError(
