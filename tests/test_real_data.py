@@ -34,9 +34,10 @@ def test_long_tail_trains(
     assert 0 < result["top1"] < 50  # three steps
 
 
-@pytest.mark.slow  # evaluates 10,000 images with a ResNet-32 for each ratio
+@pytest.mark.slow  # three processes, each of which judges 10,000 images twice: a ResNet-32 would take them minutes
 def test_sweep_over_imbalance_as_typed(real_cifar: Path, tmp_path: Path) -> None:
     words = ["-m", "dataset=cifar10_lt", "imbalance=0.005,0.01,0.02", f"data_root={real_cifar}"]
+    words += ["backbone=whitened", "backbone.width=16", "backbone.neck=linear"]
     ended = command(*words, "max_steps=1", f"runs_dir={tmp_path / 'runs'}", cwd=tmp_path)
     assert ended.code == 0, ended.said
     results = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("cifar10_lt/*/result.json")]
