@@ -18,7 +18,8 @@ from dl2pa.data.split import Split
 from dl2pa.data.transforms import ImageTransform
 from dl2pa.device import DTYPES
 from dl2pa.evaluate import Batches, Evaluation
-from dl2pa.losses import build_cost
+from dl2pa.losses import build_cost, log_prior
+from dl2pa.metrics import long_tailed
 from dl2pa.mixing import Mixing
 from dl2pa.model import build_model
 from dl2pa.optimizer import make_optimizer
@@ -127,13 +128,18 @@ def make_evaluation(cfg: DictConfig, data: Data, device: torch.device, between: 
         return lambda: loader.evaluation_batches(split, transform, **reading)
 
     groups = superclass_of(cfg.dataset.source, cfg.dataset.num_classes)
+    counts = _train_counts(cfg, data)
+    left_in = None
+    if cfg.loss.name == "cross_entropy" and counts.min() > 0 and long_tailed(counts.tolist()):
+        left_in = ((1 - cfg.loss.adjust) * log_prior(counts)).to(device)
     return Evaluation(
         test=batches(data.test, transform),
         holdout=None if data.holdout is None else batches(data.holdout, transform),
         uncropped=batches(data.test, replace(transform, size=full)) if full > transform.size else None,
-        train_counts=_train_counts(cfg, data).tolist(),
+        train_counts=counts.tolist(),
         superclasses=None if groups is None else groups.to(device),
         temperature=cfg.loss.temperature,
+        left_in=left_in,
         device=device,
         between=between,
     )

@@ -13,6 +13,7 @@ from dl2pa.metrics import Reliability, Tally, fit_temperature
 from dl2pa.model import Classifier
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+Observer = Callable[[Tensor, Tensor], None]  # of a batch's scores [B, C] and labels [B]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Evaluation:
 
     ``uncropped``: the test images scaled as for the test, and only made square, where the test cuts out less than
     that. ``superclasses`` [C]: the superclass of each class, where there are any. ``temperature``: what the training
-    loss divides scores by. ``between`` is called after every batch, and may raise to stop.
+    loss divides scores by. ``left_in`` [C]: what of the log prior a softmax trained so has in its scores, where the
+    training images are long-tailed. ``between`` is called after every batch, and may raise to stop.
     """
 
     test: Batches
@@ -30,40 +32,42 @@ class Evaluation:
     train_counts: Sequence[int]
     superclasses: Tensor | None
     temperature: float
+    left_in: Tensor | None
     device: torch.device
     between: Callable[[], None]
 
-    def __call__(self, model: Classifier, means: Tensor) -> dict[str, Any]:
+    def __call__(self, model: Classifier, means: Tensor, last: bool = False) -> dict[str, Any]:
         """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split.
 
         means_top1 is that of the nearest of the training features' class ``means`` [C, d], by cosine, in place of the
         head: the gap to top1 is what the head loses, or gains, by not following the features. super_top1 counts a
-        prediction as right that has the image's superclass.
-        """
-        metrics = self._summary(model, self.test, means)
-        if self.holdout is not None:
-            held = self._summary(model, self.holdout, means)
-            metrics |= {"val_top1": held["top1"], "val_macro": held["macro"]}
-        return metrics
+        prediction as right that has the image's superclass. adjusted_top1 and adjusted_tail are of scores with
+        ``left_in`` taken off: what a softmax trained on a long tail has when the prior is put right after training
+        (Menon et al. 2021, eq. 9, tau = 1).
 
-    def calibration(self, model: Classifier) -> dict[str, float | None]:
-        """ECE in percent at a temperature fitted on the holdout split, never on test images; null without one.
-        ece_as_trained is at the temperature of the training loss."""
-        temperature = None
+        Of a run's ``last`` evaluation, ECE in percent, too: ``ece`` at a temperature fitted on the holdout split, never
+        on test images, and null without one; ece_as_trained at the temperature of the training loss. And top1_uncropped
+        where there are such images: some published numbers are of this larger input.
+        """
+        held, made = {}, {}
+        kept: list[tuple[Tensor, Tensor]] = []  # scores and labels held out
         if self.holdout is not None:
-            held = [(scores.cpu(), labels) for _, scores, labels in self._run(model, self.holdout)]
-            temperature = fit_temperature(*(torch.cat(part) for part in zip(*held, strict=True)))
-        made = {"ece_as_trained": Reliability(self.temperature)}
+            keep = [lambda scores, labels: kept.append((scores.cpu(), labels))] if last else []
+            found = self._summary(model, self.holdout, means, keep)
+            held = {"val_top1": found["top1"], "val_macro": found["macro"]}
+        temperature = fit_temperature(*(torch.cat(part) for part in zip(*kept, strict=True))) if kept else None
+        if last:
+            made = {"ece_as_trained": Reliability(self.temperature)}
         if temperature is not None:
             made["ece"] = Reliability(temperature)
-        for _, scores, labels in self._run(model, self.test):
-            for reliability in made.values():
-                reliability.update(scores, labels)
-        found = {name: reliability.ece() for name, reliability in made.items()}
-        return {"ece": None, **found, "temperature": temperature}
+        metrics = self._summary(model, self.test, means, [reliability.update for reliability in made.values()]) | held
+        if last:
+            errors = {name: reliability.ece() for name, reliability in made.items()}
+            metrics |= {"ece": None, **errors, "temperature": temperature}
+            metrics |= self._at_full_size(model)
+        return metrics
 
-    def at_full_size(self, model: Classifier) -> dict[str, float | None]:
-        """top1_uncropped in percent, where there are such images: some published numbers are of this larger input."""
+    def _at_full_size(self, model: Classifier) -> dict[str, float]:
         if self.uncropped is None:
             return {}
         tally = Tally(len(self.train_counts), self.device)
@@ -71,18 +75,25 @@ class Evaluation:
             tally.update(scores, labels)
         return {"top1_uncropped": tally.summary(self.train_counts)["top1"]}
 
-    def _summary(self, model: Classifier, batches: Batches, means: Tensor) -> dict[str, Any]:
-        by_head, by_means = (Tally(len(self.train_counts), self.device) for _ in range(2))
+    def _summary(self, model: Classifier, batches: Batches, means: Tensor, also: Sequence[Observer]) -> dict[str, Any]:
+        by_head, by_means, by_adjusted = (Tally(len(self.train_counts), self.device) for _ in range(3))
         directions = F.normalize(means, dim=1)
         groups = self.superclasses
         kin = torch.zeros((), dtype=torch.int64, device=self.device)  # predictions of the right superclass
         for features, scores, labels in self._run(model, batches):
             by_head.update(scores, labels)
             by_means.update(features @ directions.T, labels)
+            if self.left_in is not None:
+                by_adjusted.update(scores / self.temperature - self.left_in, labels)
             if groups is not None:
                 kin += (groups[scores.argmax(dim=1)] == groups[labels]).sum()
+            for observe in also:
+                observe(scores, labels)
         found = by_head.summary(self.train_counts)
         found["means_top1"] = by_means.summary(self.train_counts)["top1"]
+        if self.left_in is not None:
+            adjusted = by_adjusted.summary(self.train_counts)
+            found |= {"adjusted_top1": adjusted["top1"], "adjusted_tail": adjusted["tail"]}
         if groups is not None:
             found["super_top1"] = 100 * int(kin) / int(by_head.counts[2].sum())
         return found

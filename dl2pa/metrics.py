@@ -23,6 +23,11 @@ _TEMPERATURES = (1e-3, 1e3)
 _BLOCK = 1 << 24  # scores that are looked at in double precision at once
 
 
+def long_tailed(train_counts: Sequence[int]) -> bool:
+    """Whether a class has twice the training images of another."""
+    return max(train_counts) >= 2 * min(train_counts)
+
+
 def groups(num_classes: int) -> dict[str, range]:
     """Ranks (0 = most training images) that make up "head", "medium" and "tail".
 
@@ -65,8 +70,7 @@ class Tally:
         per_class: top-1 of each class in label order, None for a class without test images.
         macro: mean of per_class, without the None.
         head, medium, tail: the same mean over the classes of ``groups``, classes sorted by descending training count
-        (equal counts in label order). None when no class has twice the training images of another or the group has no
-        test images.
+        (equal counts in label order). None when ``train_counts`` are not long-tailed or the group has no test images.
         """
         right, right_in_five, images = (row.tolist() for row in self.counts.cpu())
         total = sum(images)
@@ -76,7 +80,7 @@ class Tally:
         by_frequency = sorted(
             range(len(images)), key=lambda c: train_counts[c], reverse=True
         )  # stable, reversed or not
-        balanced = max(train_counts) < 2 * min(train_counts)
+        balanced = not long_tailed(train_counts)
         grouped = {
             name: None if balanced else _mean([per_class[by_frequency[rank]] for rank in ranks])
             for name, ranks in groups(len(images)).items()

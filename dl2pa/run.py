@@ -24,7 +24,9 @@ from dl2pa.signals import StopRequest, listening
 from dl2pa.tracking import in_search, mirrored
 from dl2pa.validate import validate
 
-_DIAGNOSES = ("super_top1", "nc1", "nc3", "cosine_mean", "words_closeness")  # of the last epoch, in the result
+# Of the last epoch, in the result of a run that has them.
+_READINGS = ("adjusted_top1", "adjusted_tail", "top1_uncropped")
+_DIAGNOSES = ("super_top1", "nc1", "nc3", "cosine_mean", "words_closeness")
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -174,14 +176,11 @@ class _Run:
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
         }
         if last or (at.epoch + 1) % self.cfg.eval_every == 0:
-            found = self.evaluate(self.model, self.trainer.moments.means())
+            found = self.evaluate(self.model, self.trainer.moments.means(), last)
             self.per_class = found.pop("per_class")
             metrics |= found | self._diagnose()
             self._keep_best(found)
         self._save()  # the weights with the assignment they were trained with
-        if last:
-            # Before a class can move again.
-            self.at_the_end = self.evaluate.calibration(self.model) | self.evaluate.at_full_size(self.model)
         if (sigma := head.assignment()) is not None:
             self.folder.append("assignments", {"epoch": at.epoch + 1, "assignment": sigma.tolist()})
         metrics |= head.end_epoch(at.epoch)
@@ -231,10 +230,10 @@ class _Run:
             "num_train": len(self.data.train),
             "num_test": len(self.data.test),
             **{key: last[key] for key in ("top1", "top5", "macro", "head", "medium", "tail", "means_top1", "loss")},
-            **{key: last[key] for key in _DIAGNOSES if key in last},
+            **{key: last[key] for key in _READINGS + _DIAGNOSES if key in last},
             "top1_best": at.best_top1,
             "per_class": self.per_class,
-            **self.at_the_end,
+            **{key: last[key] for key in ("ece", "ece_as_trained", "temperature")},
         }
         if self.data.holdout is not None:
             result |= {"holdout": len(self.data.holdout), "val_top1": last["val_top1"], "val_macro": last["val_macro"]}

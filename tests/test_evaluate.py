@@ -1,14 +1,16 @@
 """Evaluation as a run does it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from composing import compose_config
 
+from dl2pa.assemble import load_data
 from dl2pa.data import datasets
 from dl2pa.data.augment import Normalise
-from dl2pa.evaluate import Evaluation
+from dl2pa.evaluate import Batches, Evaluation
 from dl2pa.folder import RunFolder
 from dl2pa.metrics import Reliability
 from dl2pa.predict import load
@@ -58,7 +60,67 @@ def test_accuracy_by_class_means_and_by_superclass_beside_that_of_the_head() -> 
     features = torch.tensor([[1.0, 0.1], [1.0, -0.2], [0.3, 1.0], [1.0, 0.9]])
     labels, groups = torch.tensor([0, 0, 1, 1]), torch.tensor([7, 7])
     evaluation = Evaluation(
-        lambda: iter([(features, labels)]), None, None, [1, 1], groups, 1.0, torch.device("cpu"), between=lambda: None
+        lambda: iter([(features, labels)]), None, None, [1, 1], groups, 1.0, None, torch.device("cpu"), lambda: None
     )
     found = evaluation(Stuck(), torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
     assert (found["top1"], found["means_top1"], found["super_top1"]) == (50, 75, 100)
+
+
+def test_the_prior_that_a_softmax_learned_is_taken_off_its_scores(tmp_path: Path) -> None:
+    """By hand from the trained model's scores; nothing is left to take off where the loss had all of it."""
+    made = {}
+    for adjust in (0.0, 0.25, 1.0):
+        cfg = compose_config(
+            "dataset=digits_lt",
+            "imbalance=0.1",
+            "loss=cross_entropy",
+            f"loss.adjust={adjust}",
+            "epochs=2",
+            "max_steps=30",
+            f"runs_dir={tmp_path}",
+            f"data_root={tmp_path}",
+            "precision=fp32",
+        )
+        made[adjust] = result = run(cfg)
+        data = load_data(cfg)
+        assert isinstance(data.test.images, torch.Tensor)
+        images = Normalise(cfg.dataset.mean, cfg.dataset.std, torch.device("cpu"))(data.test.images)
+        with torch.inference_mode():
+            scores = load(RunFolder.of(cfg).path).module(images)
+        counts = torch.bincount(data.train.labels)
+        weights = torch.softmax(scores / 0.1, dim=1) / (counts / counts.sum()) ** (1 - adjust)
+        right = (weights.argmax(dim=1) == data.test.labels).double()
+        rarest = counts.argsort()[:3]
+        assert result["adjusted_top1"] == pytest.approx(100 * float(right.mean()))
+        tail = [float(right[data.test.labels == label].mean()) for label in rarest]
+        assert result["adjusted_tail"] == pytest.approx(100 * sum(tail) / 3)
+    assert made[0]["adjusted_tail"] > made[0]["tail"]
+    assert made[1]["adjusted_top1"] == made[1]["top1"]
+
+
+def test_only_a_softmax_on_a_long_tail_has_a_prior_to_take_off(tmp_path: Path) -> None:
+    for words in (["loss=cross_entropy"], ["dataset=digits_lt", "imbalance=0.1", "loss=dot_regression"]):
+        result = run(compose_config(*words, "max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))
+        assert "adjusted_top1" not in result
+
+
+def test_the_last_evaluation_sees_each_image_once() -> None:
+    passes = []
+
+    def batches(name: str) -> Batches:
+        def start() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            passes.append(name)
+            yield torch.eye(2), torch.tensor([0, 1])
+
+        return start
+
+    class Identity(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images, images
+
+    evaluation = Evaluation(
+        batches("test"), batches("held"), None, [1, 1], None, 1.0, None, torch.device("cpu"), lambda: None
+    )
+    found = evaluation(Identity(), torch.eye(2), last=True)
+    assert passes == ["held", "test"]
+    assert found["ece"] < 1 < found["ece_as_trained"]

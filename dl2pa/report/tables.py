@@ -171,8 +171,9 @@ def _tex(plain: str) -> str:
 
 _RUN = """
 dataset method loss_name prototypes assignment backbone width dimension imbalance seed epochs num_train num_test
-top1 top5 macro head medium tail top1_best means_top1 super_top1 val_top1 val_macro ece loss nc1 nc3 cosine_mean
-words_closeness flops seconds images_per_second device hardware precision threads torch revision group run_id
+top1 top5 macro head medium tail top1_best means_top1 adjusted_top1 adjusted_tail super_top1 val_top1 val_macro ece
+loss nc1 nc3 cosine_mean words_closeness flops seconds images_per_second device hardware precision threads torch
+revision group run_id
 """.split()  # noqa: SIM905 - a list of strings would fill a page
 
 
@@ -183,7 +184,7 @@ def write_runs(path: Path, cells: Iterable[Cell]) -> None:
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """A line for each cell: means, deviations, n."""
-    measured = ("top1", "macro", "head", "medium", "tail", "ece", "means_top1", "top1_best")
+    measured = ("top1", "macro", "head", "medium", "tail", "ece", "means_top1", "adjusted_top1", "top1_best")
     names = ["dataset", "backbone", "label", "method", "dimension", "imbalance", "n", "missing", "mixed"]
     names += [f"{key}_{part}" for key in measured for part in ("mean", "std")]
     names += ["published", "published_backbone", "published_source", "doubtful"]
