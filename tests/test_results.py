@@ -20,7 +20,7 @@ TABLES = ("tables.md", "tables.tex", "runs.csv", "cells.csv")
 KEPT = {"config.yaml", "metrics.jsonl", "assignments.jsonl", "classes.json", "result.json"}
 LARGEST = 60_000  # bytes a run
 # Sweeps whose rates are chosen, those on the same data set, which have the same ones, and those of DL2PA's variants.
-CHOSEN = ("fast_methods", "fast_cifar100")
+CHOSEN = ("fast_methods", "fast_cifar100", "fast_cifar100_lt")
 FOLLOWING = {"fast_cifar10_lt": "fast_methods", "fast_dimensions": "fast_methods"}
 VARIANTS = {"fast_assignment": "fast_cifar100", "fast_first_assignment": "fast_cifar100"}
 
