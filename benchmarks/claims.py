@@ -5,9 +5,10 @@ are those of the sweeps named below, of what is finished in results/runs; the di
 on are tested together (Welch's test, Holm's correction over the block).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 import blocks
 import rates
@@ -39,6 +40,7 @@ PAIRS: dict[str, Sequence[tuple[str, str]]] = {
         ("dl2pa", "psc.linear"),
         ("etf", "psc.linear"),
         ("balanced_softmax.linear", "psc.linear"),
+        ("psc.linear, adjusted after", "balanced_softmax.linear"),
         ("dl2pa", "balanced_softmax.linear"),
         ("dl2pa loss=balanced_cross_entropy assignment=static", "balanced_softmax.linear"),
         ("dl2pa_plus", "balanced_softmax.linear"),
@@ -76,13 +78,18 @@ class Row:
 
 
 def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
-    """By row label and place, in the order of the sweep; a learning rate is named where a row has several."""
+    """By row label and place, in the order of the sweep; a learning rate is named where a row has several.
+
+    A softmax trained on a long tail without the log prior is followed by itself judged with the prior put right
+    afterwards (adjusted_top1).
+    """
     jobs = grid.expand(grid.read(sweep))
     rates_of: dict[str, set[str]] = {}
     for job in jobs:
         rates_of.setdefault(rates.label(job), set()).update(word for word in job if word.startswith("optimizer.lr="))
     runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
-    found: dict[tuple[str, Place], list[dict[str, float] | None]] = {}
+    found: dict[tuple[str, Place], list[Mapping[str, Any] | None]] = {}
+    plain: set[tuple[str, Place]] = set()
     known: dict[tuple[str, Place], str] = {}
     for job, run in zip(jobs, runs, strict=True):
         words = dict(word.split("=", 1) for word in job)
@@ -94,12 +101,21 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
         assert isinstance(config, dict)
         known[label, place] = _published(Cell.of(leaves(config)))
         found.setdefault((label, place), []).append(run.folder.result())
+        if run.cfg.imbalance is not None and run.cfg.loss.name == "cross_entropy" and run.cfg.loss.adjust == 0:
+            plain.add((label, place))
     rows = {}
-    for key, results in found.items():
-        done = [result for result in results if result is not None]
-        flops = mean(result["flops"] for result in done) if done else None
-        rows[key] = Row([result["top1"] for result in done], flops, len(results), known[key])
+    for (label, place), results in found.items():
+        rows[label, place] = _row(results, "top1", known[label, place])
+        if (label, place) in plain:
+            rows[f"{label}, adjusted after", place] = _row(results, "adjusted_top1", "")
     return rows
+
+
+def _row(results: Sequence[Mapping[str, Any] | None], key: str, published: str) -> Row:
+    """``results``: None for a run that is missing."""
+    done = [result for result in results if result is not None and key in result]
+    flops = mean(result["flops"] for result in done) if done else None
+    return Row([result[key] for result in done], flops, len(results), published)
 
 
 def _published(cell: Cell) -> str:
