@@ -10,6 +10,8 @@ from typing import Any
 
 from dl2pa.prototypes.bounds import welch_bound
 
+MAX_SEED = 2**32 - 1  # of any seed: numpy pads a longer one into the next word of its entropy
+
 Check = Callable[[int, int], str | None]
 
 
@@ -61,7 +63,7 @@ class Options:
 
 
 _AT_LEAST = {"seed": 0, "steps": 1, "batch_size": 2}
-_AT_MOST = {"seed": 2**32 - 1}  # numpy pads a longer one into the next word of its entropy
+_AT_MOST = {"seed": MAX_SEED}
 _ABOVE = {"lr": 0.0, "tolerance": 0.0, "word_weight": 0.0}
 _AMONG = {"reduce": ("pca", "random_projection", "mds")}
 

@@ -10,6 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from dl2pa import identity
 from dl2pa.config import Config
 from dl2pa.errors import UserError
+from dl2pa.prototypes.kinds import MAX_SEED
 
 CHOICES = {
     "dataset.label_alignment": ("fixed", "shifted"),
@@ -34,7 +35,7 @@ CHOICES = {
 RANGES: dict[str, str] = {
     "imbalance": "(0, 1]",
     "dimension": "[1, inf)",
-    "seed": "[0, 4294967295]",  # numpy pads a longer one into the next word of its entropy
+    "seed": f"[0, {MAX_SEED}]",
     "epochs": "[1, inf)",
     "batch_size": "[2, inf)",  # BatchNorm cannot normalise one image
     "max_steps": "[1, inf)",
@@ -56,7 +57,7 @@ RANGES: dict[str, str] = {
     "method.column_temperature": "(0, inf)",
     "method.bank_batches": "[1, inf)",
     "method.momentum": "[0, 1)",
-    "assignment.seed": "[0, 4294967295]",
+    "assignment.seed": f"[0, {MAX_SEED}]",
     "assignment.momentum": "[0, 1)",
     "assignment.warmup": "[0, 1]",
     "assignment.freeze_after": "[0, 1]",
