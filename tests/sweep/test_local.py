@@ -28,6 +28,7 @@ from dl2pa.sweep.launch import launch
 from dl2pa.sweep.local import Local, work_off
 from dl2pa.sweep.record import Record
 from dl2pa.sweep.sharing import Measured
+from hydra_plugins.dl2pa_sweep.launchers import RunFolderLauncher
 
 WORDS = ("runtime.threads=1", "device=cpu", "hydra.launcher.slots=2")
 
@@ -425,6 +426,26 @@ def test_further_words_add_to_a_sweep(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_stopped_rerun_goes_on_without_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Stopped, match="the same command goes on without rerun=true"):
         worked_off(monkeypatch, "mine", {}, "seed=0", "rerun=true", f"runs_dir={tmp_path / 'runs'}")
+
+
+def test_a_search_trains_each_of_its_points_anew_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rerun=true; every batch is launched with those before it."""
+    place = f"runs_dir={tmp_path / 'runs'}"
+    for seed in (0, 1):
+        planned(f"seed={seed}", place).write_result({"top1": 10.0})
+    trained: list[str] = []
+
+    def work_off(runs_dir: Path, sweep: Record, folders: Sequence[RunFolder], *_: object) -> None:
+        for folder in folders:
+            trained.append(str(folder.frozen()["seed"]))
+            folder.write_result({"top1": 50.0 + len(trained)})
+
+    monkeypatch.setattr(executors, "work_off", work_off)
+    launcher = RunFolderLauncher("local", wait=True)
+    launcher.name, launcher.launched = None, []
+    with composing():
+        found = [launcher.launch([[f"seed={seed}", "rerun=true", place]], seed)[0].return_value for seed in (0, 1)]
+    assert (trained, found) == (["0", "1"], [51.0, 52.0])
 
 
 @pytest.mark.parametrize("state", [State.running, State.queued])
