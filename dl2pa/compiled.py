@@ -1,5 +1,6 @@
 """torch.compile where it pays, and plain Python again where it fails."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -11,6 +12,9 @@ T = TypeVar("T")
 
 # Training has two shapes of a batch at most (data/loader.py), and mixes it in one of two ways.
 MOST_KINDS = 4
+
+# Steps of a kind that are watched: a CUDA graph is captured after the first step or two, which are run as they are.
+WATCHED = 3
 
 
 def pays(requested: bool | None, device: torch.device, processes: int = 1) -> bool:
@@ -33,7 +37,7 @@ class Compiler:
         self.on = on
         self._cuda = device.type == "cuda"
         self._say = say
-        self._known: set[Hashable] = set()
+        self._went_well: Counter[Hashable] = Counter()
 
     def wrap(self, function: Callable[P, T]) -> Callable[P, T]:
         """``function``, compiled as long as that works; called within ``attempt``."""
@@ -49,18 +53,18 @@ class Compiler:
 
         Args:
             work: calls wrapped functions, and gives the same result when called again with ``state`` as it was.
-            kind: what the functions are compiled for anew; a kind that went well once is not watched any more.
+            kind: what the functions are compiled for anew; one that went well ``WATCHED`` times is left alone.
             state: the tensors that ``work`` changes in place.
         """
         if not self.on:
             return work()
         if self._cuda:
             torch.compiler.cudagraph_mark_step_begin()
-        if kind in self._known:
+        if self._went_well[kind] == WATCHED:
             return work()
         before = [(tensor, tensor.clone()) for tensor in state()]
         try:
-            if len(self._known) == MOST_KINDS:
+            if kind not in self._went_well and len(self._went_well) == MOST_KINDS:
                 raise RuntimeError(f"batches of more than {MOST_KINDS} kinds, the last of which is {kind}")
             result = work()
         except Exception as error:  # whatever a compiler raises: an error of the work itself comes again below
@@ -69,7 +73,7 @@ class Compiler:
                 tensor.copy_(value)
             self._say(f"warning: training goes on without torch.compile, which failed: {_reason(error)}")
             return work()
-        self._known.add(kind)
+        self._went_well[kind] += 1
         return result
 
 

@@ -39,7 +39,8 @@ def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
     mean of the centred class means' lengths. nc2_angles: mean distance of their cosines from -1/(C-1), which only
     d >= C - 1 can reach. With the classes' ``vectors`` [C, d] (weights, or prototypes owned) also nc3, the squared
     distance between vectors and centred means, each scaled to Frobenius norm one; and cosine_mean and cosine_min, of
-    the raw class means to the vectors. Only classes with images are looked at; fewer than two give nothing.
+    the raw class means to the vectors. Only classes with images are looked at; fewer than two give nothing, and neither
+    do means that all coincide.
     """
     seen = moments.seen()
     classes = int(seen.sum())
@@ -52,6 +53,8 @@ def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
     within = (moments.products.double() - (means.T * counts) @ means) / total
     centred = means - means.mean(dim=0)
     axes, lengths, _ = torch.linalg.svd(centred.T / classes**0.5, full_matrices=False)  # S_B = axes lengths^2 axes^T
+    if lengths[0] == 0:
+        return {}
     # Axes along which the means hardly differ are left out: bf16 in the neck blurs all of them by 2^-9 of the largest.
     kept = lengths > 1e-2 * lengths[0]
     spread = (axes[:, kept] * (within @ axes[:, kept])).sum(dim=0)
@@ -83,8 +86,9 @@ def closeness(vectors: Tensor, similarity: Tensor) -> float | None:
     """
     unit = F.normalize(vectors.detach().double().cpu(), dim=1)
     rows, columns = np.triu_indices(len(vectors), k=1)
-    near, alike = (unit @ unit.T).numpy()[rows, columns], similarity.double().cpu().numpy()[rows, columns]
-    if np.ptp(near) < 1e-6 or np.ptp(alike) < 1e-6:
+    # Points of a formula have few distances, which rounding must not tell apart.
+    near, alike = (values.numpy()[rows, columns].round(6) for values in (unit @ unit.T, similarity.double().cpu()))
+    if np.ptp(near) == 0 or np.ptp(alike) == 0:
         return None
     return float(np.corrcoef(_ranks(near), _ranks(alike))[0, 1])
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dl2pa import ranks
@@ -39,11 +38,11 @@ class Evaluation:
     def __call__(self, model: Classifier, means: Tensor, last: bool = False) -> dict[str, Any]:
         """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split.
 
-        means_top1 is that of the nearest of the training features' class ``means`` [C, d], by cosine, in place of the
-        head: the gap to top1 is what the head loses, or gains, by not following the features. super_top1 counts a
-        prediction as right that has the image's superclass. adjusted_top1 and adjusted_tail are of scores with
-        ``left_in`` taken off: what a softmax trained on a long tail has when the prior is put right after training
-        (Menon et al. 2021, eq. 9, tau = 1).
+        means_top1 is that of the nearest of the training features' class ``means`` [C, d], which are directions (unit
+        rows, or zero), in place of the head: the gap to top1 is what the head loses, or gains, by not following the
+        features. super_top1 counts a prediction as right that has the image's superclass. adjusted_top1 and
+        adjusted_tail are of scores with ``left_in`` taken off: what a softmax trained on a long tail has when the prior
+        is put right after training (Menon et al. 2021, eq. 9, tau = 1).
 
         Of a run's ``last`` evaluation, ECE in percent, too: ``ece`` at a temperature fitted on the holdout split, never
         on test images, and null without one; ece_as_trained at the temperature of the training loss. And top1_uncropped
@@ -77,12 +76,11 @@ class Evaluation:
 
     def _summary(self, model: Classifier, batches: Batches, means: Tensor, also: Sequence[Observer]) -> dict[str, Any]:
         by_head, by_means, by_adjusted = (Tally(len(self.train_counts), self.device) for _ in range(3))
-        directions = F.normalize(means, dim=1)
         groups = self.superclasses
         kin = torch.zeros((), dtype=torch.int64, device=self.device)  # predictions of the right superclass
         for features, scores, labels in self._run(model, batches):
             by_head.update(scores, labels)
-            by_means.update(features @ directions.T, labels)
+            by_means.update(features @ means.T, labels)
             if self.left_in is not None:
                 by_adjusted.update(scores / self.temperature - self.left_in, labels)
             if groups is not None:

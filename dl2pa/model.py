@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from dl2pa.assignment.assigner import Assigner, Timetable
 from dl2pa.assignment.learned import LearnedWarmup
+from dl2pa.assignment.matching import match
 from dl2pa.assignment.quadratic import Quadratic, arranged
 from dl2pa.assignment.sinkhorn import Sinkhorn
-from dl2pa.assignment.statistics import Confusion, Directions, EpochMean, build_statistic
+from dl2pa.assignment.statistics import Confusion, Directions, EpochMean, Queue, build_statistic
 from dl2pa.backbones.base import Backbone
 from dl2pa.backbones.build import build_backbone, build_neck
 from dl2pa.methods.dnc import NearestCentroidsHead
@@ -78,6 +79,8 @@ def _assigner(cfg: DictConfig, prototypes: Tensor) -> Assigner:
         kind = EpochMean(num_classes, dimension) if options.similarity == "means" else Confusion(num_classes)
         return Quadratic(first, timetable, kind, seed, options.hysteresis)
     statistic = build_statistic(options.statistic, num_classes, dimension, options.momentum, generator)
+    if isinstance(statistic, Queue):  # its noise is what the released code matches before the first batch
+        first = torch.from_numpy(match(statistic.matchable(prototypes, first), first.numpy(), statistic.seen().numpy()))
     if options.name == "hungarian" and options.learn == 0:
         return Assigner(first, timetable, statistic, options.hysteresis, options.rotate)
     assert isinstance(statistic, Directions)

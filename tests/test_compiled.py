@@ -13,7 +13,7 @@ import torch
 from golden_losses import CASES, losses
 from processes import LAUNCH
 
-from dl2pa.compiled import MOST_KINDS, Compiler, pays
+from dl2pa.compiled import MOST_KINDS, WATCHED, Compiler, pays
 
 CPU = torch.device("cpu")
 
@@ -120,6 +120,32 @@ def test_what_failed_half_way_is_put_back_and_done_again(monkeypatch: pytest.Mon
     assert compiler.attempt(lambda: add(state, torch.ones(1)), 1, lambda: [state]) == 103
     (line,) = told
     assert line.endswith("failed: RuntimeError: no such operator long advice")
+
+
+def test_what_fails_only_when_it_is_captured_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph is captured at a kind's second step or third: the first is run as it is."""
+    for good in range(WATCHED):
+        calls: list[int] = []
+
+        def capturing(
+            function: Callable[..., Any], calls: list[int] = calls, good: int = good, **options: object
+        ) -> Any:
+            def call(state: torch.Tensor) -> torch.Tensor:
+                calls.append(1)
+                if len(calls) > good:
+                    state += 100
+                    raise RuntimeError("operation not permitted when stream is capturing")
+                return function(state)
+
+            return call
+
+        monkeypatch.setattr(torch, "compile", capturing)
+        told: list[str] = []
+        compiler, state = Compiler(True, CPU, told.append), torch.zeros(())
+        add = compiler.wrap(lambda state: state.add_(1).clone())
+        found = [float(compiler.attempt(lambda: add(state), 1, lambda: [state])) for _ in range(5)]  # noqa: B023
+        assert found == [1, 2, 3, 4, 5]
+        assert len(told) == 1
 
 
 def test_more_kinds_of_batches_than_foreseen_are_not_compiled_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from dl2pa.diagnostics import Moments, closeness, collapse
+from dl2pa.prototypes.build import build
 
 CLASSES, DIMENSION = 4, 6
 
@@ -76,6 +77,21 @@ def test_closeness_is_one_when_similar_classes_are_near_and_null_on_a_simplex() 
     rows, columns = np.triu_indices(8, k=1)
     expected = spearmanr(cosines.numpy()[rows, columns], few.numpy()[rows, columns]).statistic
     assert closeness(vectors, few) == pytest.approx(expected, abs=1e-12)
+
+
+def test_closeness_is_the_same_in_every_orientation() -> None:
+    """Also where the cosines take three values, which the rounding of a rotation splits up."""
+    points = build(20, 10, "exact", seed=0).double()
+    draw = torch.Generator().manual_seed(0)
+    similarity = torch.randn(20, 20, generator=draw)
+    similarity += similarity.T.clone()
+    turned = points @ torch.linalg.qr(torch.randn(10, 10, generator=draw, dtype=torch.float64)).Q
+    assert closeness(turned.float(), similarity) == closeness(points.float(), similarity)
+
+
+def test_means_that_coincide_tell_nothing() -> None:
+    labels = torch.arange(CLASSES).repeat(8)
+    assert collapse(moments(torch.zeros(len(labels), DIMENSION), labels), torch.eye(CLASSES, DIMENSION)) == {}
 
 
 def test_the_cosines_are_summed_up_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,10 @@ class Assigner(nn.Module):
         self.statistic = statistic
         self.sigma: Tensor
         self.first: Tensor
-        self.moved_in_epoch: Tensor
+        self.began: Tensor
         self.register_buffer("sigma", sigma.clone())
         self.register_buffer("first", sigma.clone())
-        self.register_buffer("moved_in_epoch", torch.zeros((), dtype=torch.long))
+        self.register_buffer("began", sigma.clone())  # the epoch with it
 
     def class_vectors(self, prototypes: Tensor) -> Tensor:
         """[C, d] unit vectors that images are compared with: the prototype that each class owns."""
@@ -116,30 +116,30 @@ class Assigner(nn.Module):
     def end_step(self, prototypes: Tensor, epoch: int) -> None:
         """With every=step, match."""
         if self.matches_after_step(epoch):
-            self.moved_in_epoch += int(self._match(prototypes, epoch)["moved"])
+            self._match(prototypes, epoch)
 
     @torch.no_grad()
     def end_epoch(self, prototypes: Tensor, epoch: int) -> dict[str, float]:
         """Match if it is time, forget the epoch's statistics, and report. With rotate, ``prototypes`` turn in place.
 
-        Returns: moved (classes that changed prototype), value_before and value_after (mean score of the matching; only
-        when one took place), overlap_first (share of classes that own the prototype they began with), and what the kind
-        of matching tells about itself.
+        Returns: moved (classes that own another prototype than when the epoch began), value_before and value_after
+        (mean score of the matching; only when one took place), overlap_first (share of classes that own the prototype
+        they had first), and what the kind of matching tells about itself.
         """
-        report: dict[str, float] = {"moved": int(self.moved_in_epoch)}
+        report: dict[str, float] = {}
         if self.statistic is not None:
             if self.timetable.after_epoch(epoch):
-                report |= self._match(prototypes, epoch)
+                report = self._match(prototypes, epoch)
             self.statistic.end_epoch()
-        self.moved_in_epoch.zero_()
-        return {"overlap_first": (self.sigma == self.first).double().mean().item(), **report}
+        moved, same = int((self.sigma != self.began).sum()), (self.sigma == self.first).double().mean().item()
+        self.began.copy_(self.sigma)
+        return {"moved": moved, "overlap_first": same, **report}
 
     def _match(self, prototypes: Tensor, epoch: int) -> dict[str, float]:
-        """Move sigma, and report: moved, and what ``_decide`` tells."""
+        """Move sigma, and report what ``_decide`` tells."""
         assert self.statistic is not None
         new, report = self._decide(prototypes, self.sigma.cpu().numpy(), self.statistic.seen().cpu().numpy())
         sigma = torch.from_numpy(new).to(self.sigma.device)
-        report["moved"] = int((sigma != self.sigma).sum())
         self.statistic.reassign(self.sigma, sigma)
         self.sigma.copy_(sigma)
         return report
