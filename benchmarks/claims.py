@@ -44,6 +44,7 @@ PAIRS: dict[str, Sequence[tuple[str, str]]] = {
         ("dl2pa", "balanced_softmax.linear"),
         ("dl2pa loss=balanced_cross_entropy assignment=static", "balanced_softmax.linear"),
         ("dl2pa_plus", "balanced_softmax.linear"),
+        ("etf", "balanced_softmax.linear"),
     ],
 }
 PAIRS["fast_cifar100_lt"] = PAIRS["fast_cifar10_lt"]
@@ -53,6 +54,7 @@ PAIRS["fast_controls"] = [
     ("etf optimizer.lr=0.1", "etf optimizer.lr=0.03"),
     ("dl2pa optimizer.lr=0.1", "dl2pa optimizer.lr=0.03"),
     ("dl2pa loss=balanced_cross_entropy assignment=static", "dl2pa loss=cross_entropy assignment=static"),
+    ("dl2pa loss=balanced_cross_entropy assignment=static", "dl2pa optimizer.lr=0.1"),
     ("psc.linear", "psc.frozen_linear"),
     ("etf optimizer.lr=0.1", "psc.frozen_linear"),
     ("dl2pa optimizer.lr=0.03", "psc.frozen_linear"),
@@ -62,16 +64,20 @@ Place = tuple[str, str]  # imbalance, dimension
 
 @dataclass(frozen=True)
 class Row:
-    """What a row's runs came to at a place; ``planned`` is how many the sweep has, ``published`` the report's value."""
+    """What a row's runs came to at a place; ``planned`` is how many the sweep has, ``published`` the report's value.
+
+    ``lacking``: why there is nothing.
+    """
 
     top1: Sequence[float]
     flops: float | None
     planned: int
     published: str
+    lacking: str = "missing"
 
     def text(self) -> str:
         if not self.top1:
-            return f"missing (0/{self.planned})"
+            return f"{self.lacking} (0/{self.planned})"
         spread = f" ± {stdev(self.top1):.2f}" if len(self.top1) > 1 else ""
         left = f"/{self.planned}" if len(self.top1) < self.planned else ""
         return f"{mean(self.top1):.2f}{spread} ({len(self.top1)}{left})"
@@ -115,7 +121,8 @@ def _row(results: Sequence[Mapping[str, Any] | None], key: str, published: str) 
     """``results``: None for a run that is missing."""
     done = [result for result in results if result is not None and key in result]
     flops = mean(result["flops"] for result in done) if done else None
-    return Row([result[key] for result in done], flops, len(results), published)
+    lacking = "missing" if None in results else "not read"  # runs that are older than this number
+    return Row([result[key] for result in done], flops, len(results), published, lacking)
 
 
 def _published(cell: Cell) -> str:
