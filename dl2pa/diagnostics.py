@@ -53,7 +53,7 @@ def collapse(moments: Moments, vectors: Tensor | None) -> dict[str, float]:
     within = (moments.products.double() - (means.T * counts) @ means) / total
     centred = means - means.mean(dim=0)
     axes, lengths, _ = torch.linalg.svd(centred.T / classes**0.5, full_matrices=False)  # S_B = axes lengths^2 axes^T
-    if lengths[0] == 0:
+    if lengths[0] <= 1e-6 * means.norm():  # rounding of features in fp32
         return {}
     # Axes along which the means hardly differ are left out: bf16 in the neck blurs all of them by 2^-9 of the largest.
     kept = lengths > 1e-2 * lengths[0]
@@ -86,9 +86,9 @@ def closeness(vectors: Tensor, similarity: Tensor) -> float | None:
     """
     unit = F.normalize(vectors.detach().double().cpu(), dim=1)
     rows, columns = np.triu_indices(len(vectors), k=1)
-    # Points of a formula have few distances, which rounding must not tell apart.
+    # Points of a formula have few distances, which rounding must not tell apart, and a simplex one.
     near, alike = (values.numpy()[rows, columns].round(6) for values in (unit @ unit.T, similarity.double().cpu()))
-    if np.ptp(near) == 0 or np.ptp(alike) == 0:
+    if min(np.ptp(near), np.ptp(alike)) < 1.5e-6:  # one step of it
         return None
     return float(np.corrcoef(_ranks(near), _ranks(alike))[0, 1])
 

@@ -360,6 +360,19 @@ class RunFolder:
             raise UserError(f"{target}: checkpoint of run {owner}, not of {self.run_id}; rerun=true starts afresh")
         return state
 
+    @contextlib.contextmanager
+    def taking(self, which: str) -> Iterator[None]:
+        """While a checkpoint's content goes where it belongs: raises UserError where it does not fit this code."""
+        try:
+            yield
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            older = [name for name in self.local().get("revisions", []) if name != revision()]
+            raise UserError(
+                f"{self.path / which}.pt: does not fit this code ({type(error).__name__}: {reason}); check out the "
+                f"revision that wrote it{''.join(f', {name}' for name in older[-1:])}, or rerun=true trains anew"
+            ) from error
+
     # -- the end
 
     def result(self) -> dict[str, Any] | None:

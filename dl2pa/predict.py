@@ -90,7 +90,8 @@ def load(run: str | Path, which: str = "last") -> Model:
     cfg = folder.config()
     with torch.random.fork_rng(devices=[]):  # the random first weights are overwritten, and the caller's draws kept
         model = build_model(cfg, state["model"].get("head.prototypes"), DTYPES[result["precision"]])
-    model.load_state_dict(state["model"])
+    with folder.taking(which):
+        model.load_state_dict(state["model"])
     module = Scorer(model.to(memory_format=torch.channels_last)).eval()
     score = "cosine" if cfg.method.head == "prototypes" and cfg.method.normalise else "logit"
     return Model(

@@ -108,7 +108,8 @@ class _Run:
         self.model = self.trainer.model
         self.word_similarity = word_similarity(cfg.dataset.source, cfg.dataset.num_classes)
         if (state := folder.load("last")) is not None:
-            self.trainer.restore(state)
+            with folder.taking("last"):
+                self.trainer.restore(state)
         at = self.trainer.position
         if at != ranks.from_first(lambda: at):
             raise UserError(

@@ -80,7 +80,7 @@ def test_closeness_is_one_when_similar_classes_are_near_and_null_on_a_simplex() 
 
 
 def test_closeness_is_the_same_in_every_orientation() -> None:
-    """Also where the cosines take three values, which the rounding of a rotation splits up."""
+    """Also where the cosines take two values, which the rounding of a rotation splits up."""
     points = build(20, 10, "exact", seed=0).double()
     draw = torch.Generator().manual_seed(0)
     similarity = torch.randn(20, 20, generator=draw)
@@ -90,8 +90,14 @@ def test_closeness_is_the_same_in_every_orientation() -> None:
 
 
 def test_means_that_coincide_tell_nothing() -> None:
-    labels = torch.arange(CLASSES).repeat(8)
-    assert collapse(moments(torch.zeros(len(labels), DIMENSION), labels), torch.eye(CLASSES, DIMENSION)) == {}
+    labels = torch.arange(CLASSES).repeat_interleave(torch.tensor([5, 7, 9, 11]))
+    for same in (torch.zeros(DIMENSION), F.normalize(torch.randn(DIMENSION), dim=0)):
+        assert collapse(moments(same.expand(len(labels), -1), labels), torch.eye(CLASSES, DIMENSION)) == {}
+
+
+def test_closeness_is_null_on_a_simplex_whose_cosine_is_rounded_to_either_side() -> None:
+    points = build(129, 128, "simplex", seed=0)
+    assert closeness(points, torch.rand(129, 129)) is None
 
 
 def test_the_cosines_are_summed_up_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

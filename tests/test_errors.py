@@ -19,6 +19,7 @@ from processes import Ended, command, few_digits, launch, limit_files, signal_af
 
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
+from dl2pa.predict import load
 from dl2pa.run import run
 from dl2pa.validate import validate
 from dl2pa.validate.values import CHOICES, RANGES
@@ -448,6 +449,22 @@ def test_checkpoint_of_another_config(tmp_path: Path, stopped: RunFolder) -> Non
     shutil.copy(stopped.path / "last.pt", other.path)
     with pytest.raises(UserError, match=f"checkpoint of run {stopped.run_id}, not of {other.run_id}; rerun=true"):
         again(tmp_path, "optimizer.lr=0.02")
+
+
+def test_checkpoint_of_other_code(tmp_path: Path, stopped: RunFolder) -> None:
+    """Whose parts have other names."""
+    state = stopped.load("last")
+    assert state is not None
+    state["model"]["head.assigner.older"] = state["model"].pop("head.assigner.began")
+    stopped.save(state, "last")
+    stopped.write_local({"revisions": ["0123456789ab"]})
+    reason = r"last\.pt: does not fit this code \(RuntimeError: .*head\.assigner\.began"
+    with pytest.raises(UserError, match=reason) as caught:
+        again(tmp_path)
+    assert str(caught.value).endswith("check out the revision that wrote it, 0123456789ab, or rerun=true trains anew")
+    stopped.write_result({"top1": 50.0, "precision": "fp32"})
+    with pytest.raises(UserError, match=reason):
+        load(stopped.path)
 
 
 def test_damaged_result(tmp_path: Path, stopped: RunFolder) -> None:

@@ -126,7 +126,9 @@ def test_every_step_classes_move_at_once(name: str) -> None:
     moves = sum(int((new != old).sum()) for old, new in itertools.pairwise(steps))
     report = made.end_epoch(PROTOTYPES, 0)
     assert torch.equal(made.sigma, steps[-1])
-    assert moves >= report["moved"] == (made.sigma != began).sum() > 0  # with the means of the epoch some come back
+    assert report["moved"] == (made.sigma != began).sum() > 0
+    if name in ("epoch_mean", "loss_matrix"):
+        assert report["moved"] < moves, "who came back has not moved"
     assert "value_after" not in report
     assert made.end_epoch(PROTOTYPES, 1)["moved"] == 0  # counted by epoch
 
