@@ -80,9 +80,9 @@ class Tally:
         by_frequency = sorted(
             range(len(images)), key=lambda c: train_counts[c], reverse=True
         )  # stable, reversed or not
-        balanced = not long_tailed(train_counts)
+        grouping = long_tailed(train_counts)
         grouped = {
-            name: None if balanced else _mean([per_class[by_frequency[rank]] for rank in ranks])
+            name: _mean([per_class[by_frequency[rank]] for rank in ranks]) if grouping else None
             for name, ranks in groups(len(images)).items()
         }
         return {

@@ -34,7 +34,7 @@ def test_long_tail_trains(
     assert 0 < result["top1"] < 50  # three steps
 
 
-@pytest.mark.slow  # three processes, each of which judges 10,000 images twice: a ResNet-32 would take them minutes
+@pytest.mark.slow  # three processes, each of which judges 10,000 images: a ResNet-32 would take them minutes
 def test_sweep_over_imbalance_as_typed(real_cifar: Path, tmp_path: Path) -> None:
     words = ["-m", "dataset=cifar10_lt", "imbalance=0.005,0.01,0.02", f"data_root={real_cifar}"]
     words += ["backbone=whitened", "backbone.width=16", "backbone.neck=linear"]
