@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from dl2pa import identity
+from dl2pa.backbones.widths import feature_width
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.report import presets
@@ -25,22 +26,26 @@ class Cell:
     dimension: int
     imbalance: float | None
     backbone: str
+    network: str  # the backbone's name, and behind a hyphen a width that is not its own
     config: Mapping[str, Any]  # flat: assignment.every -> 1
     results: list[dict[str, Any]] = field(default_factory=list)
     folders: list[RunFolder] = field(default_factory=list)  # of the results
     missing: int = 0
-    label: str = ""  # of its row: no two cells with one data set, dimension and imbalance share it
+    label: str = ""  # of its row: no two cells of one table, dimension and imbalance share it
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Cell":
         """Of a config by dotted names, without runs."""
         variant = config.get("method.variant")
+        width = config.get("backbone.width")
+        own = width is None or width == feature_width(config["backbone.name"])
         return cls(
             dataset=config["dataset.name"],
             method=config["method.name"] + (f".{variant}" if variant else ""),
             dimension=config["dimension"],
             imbalance=config["imbalance"],
             backbone=config["backbone.name"],
+            network=config["backbone.name"] + ("" if own else f"-{width}"),
             config=config,
         )
 
@@ -116,22 +121,20 @@ def _label(cells: Sequence[Cell]) -> None:
 
     A learning rate is chosen for each row, so it names one only where nothing else tells two of them apart.
     """
-    telling: dict[tuple[str, str], dict[tuple[str, str], None]] = defaultdict(dict)  # ordered
-    for (dataset, method, *_), rivals in _places(cells, lambda cell: cell.method).items():
+    telling: dict[tuple[str, ...], dict[tuple[str, str], None]] = defaultdict(dict)  # ordered
+    for (*row, _, _), rivals in _places(cells, lambda cell: cell.method).items():
         for name in rivals[0].config if len(rivals) > 1 else ():
             by_option: dict[str, set[str]] = defaultdict(set)
             for cell in rivals:
                 by_option[_option(cell, name)].add(_said(cell, name))
-            telling[dataset, method] |= {
-                (name, option): None for option, values in by_option.items() if len(values) > 1
-            }
+            telling[tuple(row)] |= {(name, option): None for option, values in by_option.items() if len(values) > 1}
 
     def label(cell: Cell, without: str = "") -> str:
-        keys = telling[cell.dataset, cell.method]
+        keys = telling[cell.dataset, cell.network, cell.method]
         names = [name for name, option in keys if option == _option(cell, name) and name != without]
         return " ".join([cell.method, *(_said(cell, name) for name in names)])
 
-    for same in grouped(cells, lambda cell: (cell.dataset, cell.method)).values():
+    for same in grouped(cells, lambda cell: (cell.dataset, cell.network, cell.method)).values():
         shorter = _places(same, lambda cell: label(cell, _TUNED))
         without = _TUNED if all(len(rivals) == 1 for rivals in shorter.values()) else ""
         for cell in same:
@@ -139,8 +142,8 @@ def _label(cells: Sequence[Cell]) -> None:
 
 
 def _places(cells: Sequence[Cell], row: Callable[[Cell], str]) -> dict[tuple[Any, ...], list[Cell]]:
-    """The cells in each place of the tables, by data set, row, dimension and imbalance."""
-    return grouped(cells, lambda cell: (cell.dataset, row(cell), cell.dimension, cell.imbalance))
+    """The cells in each place of the tables, by data set, network, row, dimension and imbalance."""
+    return grouped(cells, lambda cell: (cell.dataset, cell.network, row(cell), cell.dimension, cell.imbalance))
 
 
 def grouped(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> dict[Any, list[Cell]]:

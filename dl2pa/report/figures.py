@@ -45,12 +45,16 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
     """Every figure for which there are runs."""
     done = [cell for cell in cells if cell.results]
     found: list[Figure] = []
-    for (dataset, backbone), mine in grouped(done, lambda cell: (cell.dataset, cell.backbone)).items():
-        where = f"{dataset}, {backbone}"
-        stem = f"{dataset}-{backbone}"
+    for (dataset, ratio), same in grouped(done, lambda cell: (cell.dataset, cell.imbalance)).items():
+        if costs := _costs(same):
+            at, tag = _at(ratio)
+            name = f"flops-{dataset}{tag}"
+            found.append(Figure(name, f"{dataset}{at}", "scatter", "training FLOP", "top-1 %", costs, log_x=True))
+    for (dataset, network), mine in grouped(done, lambda cell: (cell.dataset, cell.network)).items():
+        where = f"{dataset}, {network}"
+        stem = f"{dataset}-{network}"
         for ratio, same in grouped(mine, lambda cell: cell.imbalance).items():
-            at = "" if ratio is None else f", imbalance {ratio:g}"
-            tag = "" if ratio is None else f"-imb{ratio:g}"
+            at, tag = _at(ratio)
             series = _lines(same, lambda cell: cell.dimension)
             if any(len(row.x) > 1 for row in series):
                 found.append(
@@ -66,12 +70,6 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
                     name = f"splits-{stem}{tag}{tag_d}"
                     if bars := _splits(here):
                         found.append(Figure(name, f"{where}{at}{at_d}", "bar", "classes", "top-1 %", bars))
-            if costs := _costs(same):
-                found.append(
-                    Figure(
-                        f"flops-{stem}{tag}", f"{where}{at}", "scatter", "training FLOP", "top-1 %", costs, log_x=True
-                    )
-                )
         for d, same in grouped(mine, lambda cell: cell.dimension).items():
             if len({cell.imbalance for cell in same} - {None}) > 1:
                 long_tail = [cell for cell in same if cell.imbalance is not None]
@@ -89,6 +87,11 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
         moved = grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
         found += [figure for same in moved.values() for figure in _owners(same[0], where, stem)]
     return found
+
+
+def _at(imbalance: float | None) -> tuple[str, str]:
+    """Of titles and of file names."""
+    return ("", "") if imbalance is None else (f", imbalance {imbalance:g}", f"-imb{imbalance:g}")
 
 
 def _lines(cells: Sequence[Cell], x: Any) -> list[Series]:
@@ -112,15 +115,16 @@ def _splits(cells: Sequence[Cell]) -> list[Series]:
 
 
 def _costs(cells: Sequence[Cell]) -> list[Series]:
-    """Each run by what its training cost: where epochs, widths or recipes differ, a curve of accuracy against FLOP."""
+    """Each run by what its training cost: where epochs, networks or recipes differ, accuracy against FLOP."""
     made = []
     for label, mine in grouped(cells, lambda cell: cell.method).items():
-        results = sorted(
-            (result for cell in mine for result in cell.results if result.get("flops")), key=lambda run: run["flops"]
+        runs = sorted(
+            ((cell.network, result) for cell in mine for result in cell.results if result.get("flops")),
+            key=lambda run: run[1]["flops"],
         )
-        if results:
-            words = [f"{run['epochs']} epochs, {run['seconds']:.0f} s" for run in results]
-            made.append(Series(label, [run["flops"] for run in results], [run["top1"] for run in results], (), words))
+        if runs:
+            words = [f"{network}, {run['epochs']} epochs, {run['seconds']:.0f} s" for network, run in runs]
+            made.append(Series(label, [run["flops"] for _, run in runs], [run["top1"] for _, run in runs], (), words))
     costs = [x for series in made for x in series.x]
     return made if costs and max(costs) > 1.05 * min(costs) else []  # heads alone hardly differ
 

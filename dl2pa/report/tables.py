@@ -1,4 +1,4 @@
-"""Cells as the paper's tables: rows are methods, columns dimensions and imbalances; one a data set and backbone."""
+"""Cells as the paper's tables: rows are methods, columns dimensions and imbalances; one a data set and network."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ _NOTES = (
     "top-1 of the last epoch in percent: mean ± standard deviation (n runs); (1) is a single run, without a deviation.",
     "— is not run; a count of planned runs that are not finished follows a slash.",
     "Behind |: the published value, how far ours lies from it; ? it is in doubt, † it is of another backbone.",
+    "A number behind a network's name is its width, where that is not the network's own.",
     "~ runs of this cell do not share precision, threads, hardware or revision.",
 )
 
@@ -26,7 +27,7 @@ class Table:
     table, by cell (row label and column)."""
 
     dataset: str
-    backbone: str
+    network: str
     columns: Sequence[Column]
     rows: Sequence[str]
     cells: Mapping[tuple[str, Column], Cell]
@@ -35,7 +36,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}, {self.backbone}"
+        return f"{self.dataset}, {self.network}"
 
     def headings(self) -> list[str]:
         """What the columns differ by, and the data set's one imbalance or dimension once."""
@@ -49,7 +50,7 @@ class Table:
 
 
 def tables(cells: Iterable[Cell], baseline: str | None = None) -> list[Table]:
-    """A table for each data set and backbone.
+    """A table for each data set and network.
 
     Args:
         baseline: the row that the others are tested against.
@@ -59,7 +60,7 @@ def tables(cells: Iterable[Cell], baseline: str | None = None) -> list[Table]:
     """
     grouped: dict[tuple[str, str], dict[tuple[str, Column], Cell]] = {}
     for cell in cells:
-        place = grouped.setdefault((cell.dataset, cell.backbone), {})
+        place = grouped.setdefault((cell.dataset, cell.network), {})
         place[cell.label, (cell.imbalance, cell.dimension)] = cell
     made = [_table(*names, found, baseline) for names, found in sorted(grouped.items())]
     labels = sorted({label for table in made for label in table.rows})
@@ -68,7 +69,7 @@ def tables(cells: Iterable[Cell], baseline: str | None = None) -> list[Table]:
     return made
 
 
-def _table(dataset: str, backbone: str, cells: dict[tuple[str, Column], Cell], baseline: str | None) -> Table:
+def _table(dataset: str, network: str, cells: dict[tuple[str, Column], Cell], baseline: str | None) -> Table:
     rows = list(dict.fromkeys(label for label, _ in cells))
     columns = sorted({column for _, column in cells}, key=lambda column: (-(column[0] or 2), column[1]))
     found: dict[tuple[str, Column], float] = {}
@@ -79,7 +80,7 @@ def _table(dataset: str, backbone: str, cells: dict[tuple[str, Column], Cell], b
         if (p := stats.welch(cell.values("top1"), rival.values("top1"))) is not None:
             found[place] = p
     adjusted = dict(zip(found, stats.holm(list(found.values())), strict=True))
-    return Table(dataset, backbone, columns, rows, cells, adjusted, baseline)
+    return Table(dataset, network, columns, rows, cells, adjusted, baseline)
 
 
 def published_value(cell: Cell) -> published.Cell | None:
@@ -185,7 +186,7 @@ def write_runs(path: Path, cells: Iterable[Cell]) -> None:
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """A line for each cell: means, deviations, n."""
     measured = ("top1", "macro", "head", "medium", "tail", "ece", "means_top1", "adjusted_top1", "top1_best")
-    names = ["dataset", "backbone", "label", "method", "dimension", "imbalance", "n", "missing", "mixed"]
+    names = ["dataset", "network", "label", "method", "dimension", "imbalance", "n", "missing", "mixed"]
     names += [f"{key}_{part}" for key in measured for part in ("mean", "std")]
     names += ["published", "published_backbone", "published_source", "doubtful"]
 

@@ -178,6 +178,24 @@ def test_rows_say_by_what_they_differ(tmp_path: Path) -> None:
     }
 
 
+def test_networks_of_two_widths_have_a_table_and_curves_each(tmp_path: Path) -> None:
+    for d, width, top1 in ((2, 32, 60.0), (4, 32, 70.0), (4, 64, 80.0), (8, 64, 90.0)):
+        words = ("dataset=digits", f"dimension={d}", f"backbone.width={width}")
+        write(tmp_path, *words, "backbone.neck=linear", top1=top1, flops=1e12 * width)
+    cells = collect([tmp_path])
+    found = {table.title: table for table in tables.tables(cells)}
+    assert {title: table.columns for title, table in found.items()} == {
+        "digits, small-32": [(None, 2), (None, 4)],
+        "digits, small": [(None, 4), (None, 8)],
+    }
+    assert {label for table in found.values() for label in table.rows} == {"dl2pa"}, "the table tells the width"
+    drawn = {figure.name: figure for figure in figures.figures(cells)}
+    assert drawn["dimension-digits-small-32"].series[0].y == [60.0, 70.0]
+    assert drawn["dimension-digits-small"].series[0].y == [80.0, 90.0]
+    assert drawn["flops-digits"].series[0].y == [60.0, 70.0, 80.0, 90.0], "what a network costs is seen beside others"
+    assert "small-32" in drawn["flops-digits"].series[0].text[0]
+
+
 def test_rows_say_the_option_and_not_the_name_that_it_shares(tmp_path: Path) -> None:
     for words in (
         ["loss=cross_entropy"],
