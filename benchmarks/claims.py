@@ -5,7 +5,7 @@ are those of the sweeps named below, of what is finished in results/runs; the di
 on are tested together (Welch's test, Holm's correction over the block).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -58,6 +58,16 @@ PAIRS["fast_controls"] = [
     ("psc.linear", "psc.frozen_linear"),
     ("etf optimizer.lr=0.1", "psc.frozen_linear"),
     ("dl2pa optimizer.lr=0.03", "psc.frozen_linear"),
+]
+# Does the loss, the assignment or the vectors' freedom matter, and from which d on?
+PAIRS["fast_dimensions"] = [
+    ("dl2pa", "hpn"),
+    ("dl2pa", "psc.cos_scaled"),
+    ("balanced_softmax.cos_scaled", "psc.cos_scaled"),
+    ("psc.cos_scaled, adjusted after", "balanced_softmax.cos_scaled"),
+    ("dl2pa loss=balanced_cross_entropy", "balanced_softmax.cos_scaled"),
+    ("dl2pa_plus", "balanced_softmax.cos_scaled"),
+    ("dl2pa_plus", "dl2pa loss=balanced_cross_entropy"),
 ]
 Place = tuple[str, str]  # imbalance, dimension
 
@@ -131,8 +141,28 @@ def _published(cell: Cell) -> str:
     return "" if known is None else f"{known.value:.1f}{' ?' if known.doubtful else ''}"
 
 
+def dimensions(places: Iterable[Place]) -> list[str]:
+    """The dimensions of a sweep over them, which are a table's columns; empty where a row has but one."""
+    by_imbalance: dict[str, list[str]] = {}
+    for imbalance, dimension in dict.fromkeys(places):
+        by_imbalance.setdefault(imbalance, []).append(dimension)
+    (found, *others) = by_imbalance.values()
+    return found if len(found) > 1 and not others else []
+
+
+def by_dimension(heading: str, columns: Sequence[str], cells: Mapping[tuple[str, str], str]) -> list[str]:
+    """A table of texts by row and dimension."""
+    lines = [f"| {heading} | d = " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in dict.fromkeys(name for name, _ in cells):
+        lines.append(f"| {name} | " + " | ".join(cells.get((name, column), "") for column in columns) + " |")
+    return lines
+
+
 def accuracies(rows: dict[tuple[str, Place], Row]) -> list[str]:
     """A table of all rows."""
+    if columns := dimensions(place for _, place in rows):
+        cells = {(label, dimension): row.text() for (label, (_, dimension)), row in rows.items()}
+        return by_dimension("row", columns, cells)
     lines = ["| row | imbalance | d | top-1 % (n) | published | training FLOP |", "|---|---|---|---|---|---|"]
     for (label, (imbalance, dimension)), row in rows.items():
         flops = "" if row.flops is None else f"{row.flops:.2g}"
@@ -150,6 +180,14 @@ def differences(rows: dict[tuple[str, Place], Row], pairs: Sequence[tuple[str, s
     ]
     p = [stats.welch(mine, theirs) for *_, mine, theirs in compared]
     adjusted = iter(stats.holm([value for value in p if value is not None]))
+    if columns := dimensions(place for _, _, place, *_ in compared):
+        cells = {
+            (f"{first} - {second}", d): "missing"
+            if value is None
+            else f"{mean(mine) - mean(theirs):+.2f} (p {_p(value)}, Holm {_p(next(adjusted))})"
+            for (first, second, (_, d), mine, theirs), value in zip(compared, p, strict=True)
+        }
+        return by_dimension("difference", columns, cells)
     lines = ["| difference | imbalance | d | points | Welch's p | Holm's p |", "|---|---|---|---|---|---|"]
     for (first, second, place, mine, theirs), value in zip(compared, p, strict=True):
         points = f"{mean(mine) - mean(theirs):+.2f}" if value is not None else "missing"

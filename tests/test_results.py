@@ -9,6 +9,7 @@ import rates
 from composing import CONF
 from hydra import initialize_config_dir
 from processes import ROOT
+from scipy.stats import ttest_ind
 
 from dl2pa import config
 from dl2pa.folder import RunFolder
@@ -62,6 +63,22 @@ def test_the_claims_have_the_kept_runs_numbers() -> None:
         for sweep in claims.PAIRS:
             assert f"<!-- {sweep} -->\n| row |" in text
             assert f"<!-- {sweep} differences -->\n| difference |" in text
+
+
+def test_rows_over_dimensions_have_a_column_each_and_one_correction() -> None:
+    tops = {("new", "2"): (70.0, 71.0, 72.0), ("new", "4"): (80.0, 81.0, 82.0)}
+    tops |= {("old", "2"): (60.0, 61.0, 62.0), ("old", "4"): (80.5, 81.5)}
+    rows = {(label, ("0.01", d)): claims.Row(top1, 1e12, 3, "") for (label, d), top1 in tops.items()}
+    assert claims.accuracies(rows) == [
+        "| row | d = 2 | 4 |",
+        "|---|---|---|",
+        "| new | 71.00 ± 1.00 (3) | 81.00 ± 1.00 (3) |",
+        "| old | 61.00 ± 1.00 (3) | 81.00 ± 0.71 (2/3) |",
+    ]
+    p = ttest_ind(tops["new", "2"], tops["old", "2"], equal_var=False).pvalue
+    assert p < 0.001
+    # Two runs decide nothing, and the one test that is left needs no correction.
+    assert claims.differences(rows, [("new", "old")])[2:] == ["| new - old | +10.00 (p <.001, Holm <.001) | missing |"]
 
 
 def test_rates_are_those_that_held_out_images_chose() -> None:
