@@ -1,5 +1,6 @@
 """What a run says while it works: a progress bar on a terminal, plain lines elsewhere, both kept in its log."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -22,11 +23,19 @@ class Console:
         self._keep(message)
         if self._silent:
             return
-        tqdm.write(message)
-        sys.stdout.flush()
+        with _terminal_may_be_gone():
+            tqdm.write(message)
+            sys.stdout.flush()
 
     def step(self) -> None:
-        self._bar.update()
+        with _terminal_may_be_gone():
+            self._bar.update()
 
     def close(self) -> None:
-        self._bar.close()
+        with _terminal_may_be_gone():
+            self._bar.close()
+
+
+def _terminal_may_be_gone() -> contextlib.AbstractContextManager[None]:
+    """A run neither fails nor stops for want of somebody who watches: its log has all of it."""
+    return contextlib.suppress(OSError)

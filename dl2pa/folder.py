@@ -165,7 +165,7 @@ class RunFolder:
         """
         try:
             found = _yaml(self.path / "config.yaml")
-        except (yaml.YAMLError, AttributeError, UnicodeError) as error:
+        except (OSError, yaml.YAMLError, AttributeError, UnicodeError) as error:
             raise UserError(f"{self.path / 'config.yaml'}: cannot be read ({str(error).splitlines()[0]})") from None
         if "dataset" not in found or "epochs" not in found:
             raise UserError(f"{self.path / 'config.yaml'}: not a run's config (no dataset, or no epochs, in it)")
@@ -218,6 +218,9 @@ class RunFolder:
 
     # -- where it stands
 
+    def finished(self) -> bool:
+        return (self.path / "result.json").exists()
+
     def state(self, queue: Mapping[str, str] | None = None, now: float | None = None) -> State:
         """Where the run stands.
 
@@ -228,19 +231,21 @@ class RunFolder:
             now: ``lease.file_clock`` of the runs_dir, for who asks for many.
         """
         holder, alive = lease.seen(self.path, now)
-        if (self.path / "result.json").exists():  # looked for after the lease: a run writes it, and then lets go
+        if self.finished():  # looked for after the lease: a run writes it, and then lets go
             return State.finished
         if alive:
             return State.running
-        job = self.job()
+        job, shared = self._submitted()
         died = holder is not None and not holder.released
         failed = (self.path / "error.json").exists()
         if job is not None:
             found = (queue or {}).get(job, "PENDING")
             if found in WAITING:
                 return State.queued
-            # A job may go on with other runs.
-            if found in STARTING and not died and not failed:
+            # A job may go on with other runs. One that is this run's alone goes on with it as soon as SLURM, or a file
+            # system that stands still, notices: a node is given up after minutes, and its job is then queued again.
+            surely_died = holder is not None and died and (shared or holder.here())
+            if found in STARTING and not surely_died and not failed:
                 return State.running
         if failed:
             return State.failed
@@ -256,16 +261,21 @@ class RunFolder:
 
     def job(self) -> str | None:
         """The id of the scheduler's job that the run was submitted with; None where it was not."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-            return str(json.loads((self.path / "job.json").read_text())["id"])
-        return None
+        return self._submitted()[0]
 
-    def write_job(self, job: str | None) -> None:
-        """Keep the id of the job that the run was submitted with; None forgets it."""
+    def _submitted(self) -> tuple[str | None, bool]:
+        """As ``write_job`` kept them."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            kept = json.loads((self.path / "job.json").read_text())
+            return str(kept["id"]), bool(kept.get("shared"))
+        return None, False
+
+    def write_job(self, job: str | None, shared: bool = False) -> None:
+        """Keep the id of the job that the run was submitted with, ``shared`` with other runs; None forgets it."""
         if job is None:
             (self.path / "job.json").unlink(missing_ok=True)
         else:
-            write_whole(self.path / "job.json", json.dumps({"id": job}) + "\n")
+            write_whole(self.path / "job.json", json.dumps({"id": job, "shared": shared}) + "\n")
 
     def error(self) -> dict[str, Any] | None:
         """``message`` and ``traceback`` of the error that the last attempt ended in; None where it did not."""
@@ -495,6 +505,8 @@ def writing(target: Path, key: str = "runs_dir", other: str = "runs_dir=DIR") ->
     """Turn the system's refusal to write into one line that names the ``key`` and how to choose an ``other`` place."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise UserError(f"{target}: gone while it was in use ({error.strerror})") from error
     except OSError as error:
         free = ""
         with contextlib.suppress(OSError):

@@ -100,8 +100,10 @@ class Lease:
         """Raises UserError once another process has the folder."""
         if time.time() - self._beaten > MISSED / 2:  # the thread was held up, and so perhaps was all of this process
             self._touch()
-        if self._lost:
+        if self._lost and self._folder.exists():
             raise UserError(f"{self._folder}: another process has taken this run over; it goes on there")
+        if self._lost:
+            raise UserError(f"{self._folder}: the folder was deleted while the run worked in it")
 
     def release(self) -> None:
         self._end.set()

@@ -150,10 +150,15 @@ def _meeting_point(environment: Mapping[str, str]) -> str:
     address = environment.get("MASTER_ADDR")
     if address is None:
         nodes = environment["SLURM_STEP_NODELIST"]
-        shown = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=120)
-        if shown.returncode != 0 or not shown.stdout.split():
-            raise UserError(f"runtime.ddp=true: scontrol does not say which nodes {nodes} are: set MASTER_ADDR")
-        address = shown.stdout.split()[0]
+        try:
+            shown = subprocess.run(
+                ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=120
+            )
+            address = shown.stdout.split()[0]
+        except (OSError, subprocess.TimeoutExpired, IndexError):
+            raise UserError(
+                f"runtime.ddp=true: scontrol does not say which nodes {nodes} are: set MASTER_ADDR"
+            ) from None
     # 101 has no divisor in common with 15000: jobs share a port if their numbers lie that far apart.
     step = 101 * int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", 0))
     return f"{address}:{environment.get('MASTER_PORT', 15000 + step % 15000)}"

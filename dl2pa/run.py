@@ -47,7 +47,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
                 folder.set_aside()
         if (result := ranks.from_first(folder.result)) is not None:
             return _finished(cfg, folder, result)
-        with folder.claimed() as lease, listening() as stop:
+        with listening() as stop, folder.claimed() as lease:
             # Another process may have just let go.
             if (result := ranks.from_first(folder.result)) is not None:
                 return _finished(cfg, folder, result)
@@ -153,8 +153,8 @@ class _Run:
         return result
 
     def _on_step(self) -> None:
-        self.console.step()
         self._stop_if_asked()
+        self.console.step()
         if time.monotonic() - self.saved > 60 * self.cfg.runtime.checkpoint_minutes:
             self._save()
 

@@ -11,7 +11,8 @@ NOTICES = (signal.SIGTERM, signal.SIGUSR2)  # what SLURM sends before it kills
 
 
 class StopRequest:
-    """Truthy once SIGTERM, SIGINT or SIGUSR1/2 (SLURM's notice of the time limit or of preemption) has come."""
+    """Truthy once SIGTERM, SIGINT, SIGHUP (the terminal is gone) or SIGUSR1/2 (SLURM's notice of the time limit or of
+    preemption) has come."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -36,6 +37,8 @@ def listening() -> Iterator[StopRequest]:
     """
     request = StopRequest()
     names = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup is for
+        names.append(signal.SIGHUP)
     former = {name: signal.signal(name, request._note) for name in names}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
     on_the_way_out = False

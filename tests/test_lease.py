@@ -177,6 +177,9 @@ def test_the_state_of_a_folder(tmp_path: Path) -> None:
     assert folder.state() is State.lost
     folder.write_job("12_3")
     assert folder.state({"12_3": "PENDING"}) is State.queued  # requeued after its node was lost
+    # Its node, or the file system, may be away for a moment only, and SLURM will know.
+    assert folder.state({"12_3": "RUNNING"}) is State.running
+    folder.write_job("12_3", shared=True)
     assert folder.state({"12_3": "RUNNING"}) is State.lost  # another run of the same task may go on
     assert folder.state({"12_3": "NODE_FAIL"}) is State.lost
     with folder.claimed():

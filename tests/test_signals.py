@@ -9,7 +9,7 @@ import pytest
 
 from dl2pa.signals import listening
 
-NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,10 @@ def test_once_it_was_asked_a_process_ends_in_its_own_time(former: dict[signal.Si
     for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         os.kill(os.getpid(), name)  # would end it
     assert signal.getsignal(signal.SIGINT) == former[signal.SIGINT]
+
+
+def test_a_closed_terminal_does_not_stop_what_was_started_with_nohup(former: dict[signal.Signals, object]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with listening() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop

@@ -1,5 +1,6 @@
 """The two ways to work run folders off: slots on this machine, or SLURM."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dl2pa.errors import UserError
+from dl2pa.errors import RankError, Stopped, UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.signals import StopRequest, listening
@@ -25,9 +26,10 @@ PAUSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds until a scheduler that 
 
 
 def queue_of(folders: Sequence[RunFolder]) -> dict[str, str] | None:
-    """The scheduler's word on the jobs of ``folders``, by id, "" for one that it does not know; None where none of the
-    runs was ever submitted."""
-    jobs = [job for folder in folders if (job := folder.job()) is not None]  # before SLURM is asked: some may be new
+    """The scheduler's word on the jobs of ``folders``, by id, "" for one that it does not know; None where it is not
+    asked: all were never submitted, or are finished."""
+    left = [folder for folder in folders if not folder.finished()]
+    jobs = [job for folder in left if (job := folder.job()) is not None]  # before SLURM is asked: some may be new
     if not jobs:
         return None
     states = slurm.queue()
@@ -49,29 +51,43 @@ def work_off(
     configs = [folder.frozen() for folder in folders]
     settings = check(sweep, configs)
     _fetch({config["dataset"]["source"]: folder for config, folder in zip(configs, folders, strict=True)})
-    for folder in folders:  # how the last attempt went is of no interest any more
-        folder.write_error(None)
-        folder.write_job(None)
     if isinstance(settings, local.Local):
+        for folder in folders:
+            folder.write_job(None)
         configs += [folder.frozen() for folder in running]  # which may become ours
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
         found = [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
-        slots = settings.environments(threads, folders[0] if folders else None, found)
+        slots = settings.environments(threads, [*folders, *running], found)
         sweep.pools = [*record.working(runs_dir, sweep.name), Holder.this_process()]
         record.write(runs_dir, sweep)
         local.work_off([*folders, *running], slots, sweep.folders(runs_dir))
         return
     record.write(runs_dir, sweep)
     if folders:
-        paths = [folder.path for folder in folders]
-        for folder, job in zip(folders, slurm.submit(paths, settings, slurm.logs(runs_dir)), strict=True):
-            folder.write_job(job)
-    if wait:
-        watch(sweep.folders(runs_dir))
+        _submit(folders, settings, slurm.logs(runs_dir))
+    if wait and (asked := watch(sweep.folders(runs_dir))) is not None:
+        raise Stopped("no longer waited for; what is queued or running goes on", asked)
 
 
-def watch(folders: Sequence[RunFolder]) -> None:
-    """Show where runs stand until none is queued, running or waiting for a slot, or the user has seen enough (Ctrl-C).
+def _submit(folders: Sequence[RunFolder], resources: slurm.Resources, logs: Path) -> None:
+    earlier = [folder.error() for folder in folders]
+    for folder in folders:  # before the jobs may begin, which have errors of their own
+        folder.write_error(None)
+    submitted = 0
+    try:
+        jobs = slurm.submit([folder.path for folder in folders], resources, logs)
+        for folder, job in zip(folders, jobs, strict=True):
+            folder.write_job(job, shared=resources.runs_per_gpu > 1)
+            submitted += 1
+    except UserError:
+        for folder, words in zip(folders[submitted:], earlier[submitted:], strict=True):
+            folder.write_error(RankError(words) if words else None)
+        raise
+
+
+def watch(folders: Sequence[RunFolder]) -> signal.Signals | None:
+    """Show where runs stand until none is queued, running or waiting for a slot; a signal that ends it before, as
+    Ctrl-C does, is given back.
 
     Raises:
         UserError: the scheduler is not here, or does not answer for minutes.
@@ -92,12 +108,11 @@ def watch(folders: Sequence[RunFolder]) -> None:
             failures = 0
             looks = look_all(folders, queue)
             display.show(looks)
-            if not any(look.state in (State.queued, State.running) for look in looks):
-                ended = (State.finished, State.failed)
-                left = [folder for folder, look in zip(folders, looks, strict=True) if look.state not in ended]
-                if not left or not record.in_hand(left):
-                    return
+            busy = any(look.state in (State.queued, State.running) for look in looks)
+            if not busy and not record.in_hand(folders):
+                return None
             _pause(WATCHED if queue is None else ASKED, stop)
+        return stop.signal
 
 
 def _pause(seconds: float, stop: StopRequest) -> None:
@@ -171,8 +186,7 @@ def _fetch(by_source: Mapping[str, RunFolder]) -> None:
     What cannot be had is said, and said again by the runs that need it: the others go on. Prototypes are built once,
     too, by the first run that needs them, while the other slots train.
     """
-    # The digits come with a package.
-    paths = [str(folder.path) for source, folder in by_source.items() if source != "digits"]
+    paths = [str(folder.path) for source, folder in by_source.items() if source != "digits"]  # they come with a package
     if paths:
         # In a process of its own: this one needs no torch.
         subprocess.run([sys.executable, "-m", "dl2pa", "fetch", *paths], stdin=subprocess.DEVNULL)

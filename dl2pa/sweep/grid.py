@@ -56,7 +56,7 @@ def expand(sweep: Sweep, words: Iterable[str] = ()) -> list[list[str]]:
     replaces its key in all grids. For ``method=glob(*)`` Hydra must be initialised.
 
     Raises:
-        UserError: a word that is not KEY=VALUE.
+        UserError: a word that is not KEY=VALUE, or has no values.
     """
     given = dict(_read(word) for word in words)
     jobs = []
@@ -89,4 +89,6 @@ def _read(word: str) -> tuple[str, list[str]]:
         raise UserError(f"{word}: use KEY=VALUE or KEY=VALUE,VALUE ({str(error).splitlines()[0]})") from None
     if override.type is not OverrideType.CHANGE:
         raise UserError(f"{word}: use KEY=VALUE or KEY=VALUE,VALUE")
+    if not values:
+        raise UserError(f"{word}: no values, and so no runs")
     return override.get_key_element(), values

@@ -7,7 +7,7 @@ from typing import Any
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State, objective
 from dl2pa.sweep import executors, record
-from dl2pa.sweep.plan import Run
+from dl2pa.sweep.plan import Run, distinct
 from dl2pa.sweep.record import Record
 
 
@@ -25,7 +25,7 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
             queued or running; nothing has changed then.
         Stopped: asked to from outside; nothing is lost.
     """
-    configs = {run.folder.path.resolve(): run.cfg for run in runs}
+    configs = {run.folder.path.resolve(): run.cfg for run in distinct(runs)}
     folders = [RunFolder(path) for path in configs]
     runs_dirs = sorted({str(path.parent.parent) for path in configs})
     if len(runs_dirs) > 1:

@@ -27,7 +27,8 @@ MOST = 16  # runs that are tried on one GPU
 
 @dataclass(frozen=True)
 class Local:
-    """``slots``: runs at a time; null is one for each GPU, or on the CPU one for each core that has memory enough.
+    """``slots``: runs at a time; null is one for each GPU, or on the CPU one for each core that has memory enough, and
+    no more than there are runs.
     ``runs_per_gpu``: how many share a GPU. Either may be auto: what is fastest is found by trying (sharing.py)."""
 
     slots: int | str | None = None
@@ -39,15 +40,22 @@ class Local:
             if value not in (None, "auto") and (isinstance(value, str) or value < 1):
                 raise UserError(f"hydra.launcher.{name}={value} is not legal: use an integer from 1 on, or auto")
 
-    def environments(self, threads: int, first: RunFolder | None, found: Sequence[str]) -> list[dict[str, str]]:
+    def environments(self, threads: int, runs: Sequence[RunFolder], found: Sequence[str]) -> list[dict[str, str]]:
         """For each slot what its runs' environment has besides this process's.
 
         Args:
             threads: CPU threads that a run asks for, at least 1.
-            first: one of the runs, to try with; None if there are none.
+            runs: all of them: the first is one to try with, and no more slots than runs are made unasked.
             found: the GPUs that the runs may use, as ``gpus`` names them.
 
+        Raises:
+            UserError: runs are to share a GPU, and there is none.
         """
+        if not found and isinstance(self.runs_per_gpu, int) and self.runs_per_gpu > 1:
+            raise UserError(
+                f"hydra.launcher.runs_per_gpu={self.runs_per_gpu}: there is no GPU for these runs; "
+                f"hydra.launcher.slots=N says how many train at a time on the CPU"
+            )
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         devices = len(found) or 1
@@ -57,15 +65,18 @@ class Local:
             own = {"CUDA_VISIBLE_DEVICES": found[slot % devices]} if found else {}
             return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cpus // count))), **own}
 
+        if isinstance(self.slots, int):
+            return [environment(self.slots, slot) for slot in range(self.slots)]
+        most = max(1, -(-len(runs) // devices))  # on each device
         if "auto" in (self.slots, self.runs_per_gpu):
-            most = MOST if found else max(1, cpus // threads)
+            most = min(most, MOST if found else max(1, cpus // threads))
             counts = [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
-            share = 1 if first is None else sharing.best(first, counts, lambda count: environment(count * devices))
+            share = sharing.best(runs[0], counts, lambda count: environment(count * devices)) if runs else 1
         elif found:
             share = int(self.runs_per_gpu)
         else:
             share = max(1, min(cpus // threads, available() // MEMORY))
-        count = self.slots if isinstance(self.slots, int) else share * devices
+        count = max(1, min(share * devices, len(runs)))
         return [environment(count, slot) for slot in range(count)]
 
 
@@ -85,8 +96,8 @@ def gpus() -> list[str]:
 def work_off(folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder]) -> None:
     """Train the runs of ``folders``, as many at a time as there are slots; what became of each is in its folder.
 
-    A run that another process works on is left to it, and begun when that has died. What is seen meanwhile is all of
-    ``shown``.
+    A run that another process works on is left to it, and begun if that dies: not if it is stopped, or fails. What is
+    seen meanwhile is all of ``shown``.
 
     Raises:
         Stopped: SIGINT or SIGTERM came; every run has saved what it had.
@@ -100,6 +111,9 @@ def work_off(folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], s
                     display.show(pool.looks())
                 time.sleep(POLL)
             pool.stop()  # nothing to do where all have ended
+        except Exception:
+            pool.stop()  # what goes wrong here costs no run what it has done
+            raise
         finally:
             pool.kill()  # a second Ctrl-C comes here first
         display.show(pool.looks())
@@ -115,10 +129,8 @@ def side_by_side(folders: Sequence[RunFolder]) -> None:
         UserError: some did not finish.
         Stopped: by a signal; every run has saved what it had.
     """
-    # The job is queued again by this process, once, not by each of its runs.
-    without_job = {name: value for name, value in os.environ.items() if name != "SLURM_JOB_ID"}
     with listening() as stop:
-        slots = [_Slot(without_job) for _ in folders]
+        slots = [_Slot(os.environ) for _ in folders]
         for slot, folder in zip(slots, folders, strict=True):
             slot.start(folder)
         while any(slot.busy() for slot in slots) and not stop:
@@ -170,7 +182,10 @@ class _Pool:
                 continue
             self._waiting.remove(folder)
             self._looks.pop(folder.run_id, None)
-            if folder.path.exists() and folder.state() is not State.finished:  # or deleted, or finished elsewhere
+            if not folder.path.exists():
+                continue  # deleted
+            state = folder.state()
+            if state is State.lost if folder.run_id in self._elsewhere else state is not State.finished:
                 return folder
         return None
 
@@ -201,7 +216,8 @@ class _Slot:
     """A place for one run at a time, whose process gets ``environment``."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+        # A surrounding job is queued again by the process that it consists of, once, not by each of its runs.
+        self._environment = {name: value for name, value in environment.items() if name != "SLURM_JOB_ID"}
         self.folder: RunFolder | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
@@ -213,6 +229,7 @@ class _Slot:
 
     def start(self, folder: RunFolder) -> None:
         self.folder = folder
+        folder.write_error(None)  # how the last attempt went is of no interest any more
         self._output = open(folder.output, "ab")  # noqa: SIM115 - open while the process is there
         self._begun = (folder.attempts(), self._output.tell())
         self._terminated = False
@@ -235,9 +252,9 @@ class _Slot:
         attempts, offset = self._begun
         silent = self.folder.attempts() == attempts and self.folder.error() is None
         if status != 0 and silent and not self._terminated:
-            said = self.folder.output.read_bytes()[offset:].decode(errors="replace").strip()
             ended = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-            with contextlib.suppress(UserError):  # a full disk
+            with contextlib.suppress(UserError, FileNotFoundError):  # a full disk, or the folder was deleted
+                said = self.folder.output.read_bytes()[offset:].decode(errors="replace").strip()
                 self.folder.write_error(said or f"{ended} before it began")
         self.folder = self._process = None
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dl2pa import lease
+from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.sweep import record, slurm
 
@@ -49,7 +50,10 @@ class Look:
 def look(folder: RunFolder, queue: Mapping[str, str] | None, now: float | None = None) -> Look:
     """Where a run stands; ``queue`` and ``now`` as for RunFolder.state."""
     state = folder.state(queue, now)
-    config = folder.frozen()
+    try:
+        config = folder.frozen()
+    except UserError as error:  # of one run, which is to hide no other
+        return Look(record.key(folder), state, 0, 0, None, None, str(error))
     epochs = config["epochs"]
     lines = folder.lines("metrics")
     epoch = lines[-1]["epoch"] if lines else 0

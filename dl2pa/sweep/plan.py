@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         except UserError as error:
             raise UserError(f"{title}: {error}") from None
         launcher = compose("config", overrides=hydras, return_hydra_config=True).hydra.launcher
-    results = {id(run): result for run in runs if (result := run.folder.result()) is not None}
+    results = {id(run): result for run in runs if not run.cfg.rerun and (result := run.folder.result()) is not None}
     print("\n".join([*_lines(title, len(jobs), runs, results), *_outlook(runs, results, launcher)]))
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,18 @@ def _known(runs_dir: Path, name: str) -> Record | None:
     return None
 
 
-def in_hand(folders: Sequence[RunFolder]) -> set[str]:
-    """Of some runs of one runs_dir those, by key, that a pool that lives on this host has yet to begin."""
-    sweeps = every(folders[0].path.parent.parent)
-    pools = [(pool, sweep.runs) for sweep in sweeps for pool in sweep.pools if pool.here() and pool.lives_here()]
+def in_hand(folders: Sequence[RunFolder], ending: Collection[Holder] = ()) -> set[str]:
+    """Of some runs of one runs_dir those, by key, that a pool that lives on this host, and is not one of those that are
+    ``ending``, has yet to begin."""
+    left = [folder for folder in folders if not folder.finished()]
+    pools = [
+        (pool, sweep.runs)
+        for sweep in (every(left[0].path.parent.parent) if left else ())
+        for pool in sweep.pools
+        if pool not in ending and pool.here() and pool.lives_here()
+    ]
     waiting = set()
-    for folder in folders:
+    for folder in left:
         holder = folder.holder()
         for pool, its in pools:
             # It begins none a second time that was cancelled, or died.
@@ -116,7 +122,9 @@ def folders_of(directory: str | Path, sweep: str | None = None) -> list[RunFolde
     if sweep is None:
         return RunFolder.below(directory)
     runs_dir = Path(directory).resolve()
-    return read(runs_dir, sweep).folders(runs_dir)
+    if not (found := read(runs_dir, sweep).folders(runs_dir)):
+        raise UserError(f"sweep={sweep}: all of its runs in {runs_dir} have been deleted")
+    return found
 
 
 def _path(runs_dir: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from dl2pa.errors import UserError
+from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
 from dl2pa.lease import Holder
 from dl2pa.sweep import executors, record, slurm
@@ -50,8 +50,13 @@ def retry(arguments: Sequence[str]) -> None:
     if not broken:
         print("no run has failed or was lost")
         return
-    for sweep, mine in _by_sweep(runs_dir, broken):
-        executors.work_off(runs_dir, sweep, mine, wait=False)
+    try:
+        for sweep, mine in _by_sweep(runs_dir, broken):
+            executors.work_off(runs_dir, sweep, mine, wait=False)
+    except Stopped as stopped:
+        # What had begun has been saved, and is neither failed nor lost any more.
+        message = "stopped, nothing lost: launch.py -m goes on with all of them, retry --failed with what had not begun"
+        raise Stopped(message, stopped.signal) from None
     queue = executors.queue_of(broken)
     if again := [verdict for folder in broken if (verdict := executors.verdict(folder, queue)) is not None]:
         raise UserError("\n".join([*again, f"{len(again)} of {len(broken)} runs did not finish"]))
@@ -61,7 +66,7 @@ def cancel(arguments: Sequence[str]) -> None:
     """Stops what is queued or running of DIR: jobs by the scheduler, processes of this host by SIGTERM, which saves.
 
     Raises:
-        UserError: as ``status``.
+        UserError: as ``status``; or some go on, and where, or are going to begin: the others are stopped.
     """
     folders, runs_dir = _chosen(arguments, "cancel DIR [sweep=NAME]")
     queue = executors.queue_of(folders)
@@ -79,7 +84,8 @@ def cancel(arguments: Sequence[str]) -> None:
         if beside := [run for run in submitted if run not in keys]:
             print(f"in one job with them, and stopped, too: {', '.join(beside)}")
     # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
-    pools = {pool for sweep in record.every(runs_dir) if keys >= set(sweep.runs) for pool in sweep.pools}
+    sweeps = [sweep for sweep in record.every(runs_dir) if keys >= {*map(record.key, sweep.folders(runs_dir))}]
+    pools = {pool for sweep in sweeps for pool in sweep.pools}
     launchers = sum(_terminate(pool) for pool in pools)
     elsewhere = []
     for folder in active:
@@ -92,8 +98,11 @@ def cancel(arguments: Sequence[str]) -> None:
             elsewhere.append(f"{folder.path}: runs on {holder.host_name} (pid {holder.pid}); cancel it there")
     others = f" and {launchers} of their launchers" if launchers else ""
     print(f"asked {len(active) - len(elsewhere)} runs{others} to stop; what they have done is kept")
-    if elsewhere:
-        raise UserError("\n".join(elsewhere))
+    goes_on = "is to begin yet: its launcher goes on, with other runs, too; cancel the sweep, or delete this folder"
+    waiting = record.in_hand([folder for folder in folders if folder not in active], pools)
+    begins = [f"{runs_dir / run}: {goes_on}" for run in sorted(waiting)]
+    if elsewhere or begins:
+        raise UserError("\n".join([*elsewhere, *begins]))
 
 
 def logs(arguments: Sequence[str]) -> None:
@@ -175,7 +184,8 @@ def _terminate(holder: Holder) -> bool:
 
 def _print_more(path: Path, said: str) -> None:
     """The output repeats what the run said; where it never got so far, or died, there is more."""
-    if more := [line for line in _text(path).splitlines() if line not in set(said.splitlines())]:
+    known = set(said.splitlines())
+    if more := [line for line in _text(path).splitlines() if line not in known]:
         print(f"-- {path}", *more, sep="\n")
 
 

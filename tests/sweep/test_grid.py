@@ -55,6 +55,11 @@ def test_other_words_are_refused(word: str) -> None:
     assert str(error.value).startswith(word)
 
 
+def test_a_key_without_values_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^seed=range\(0\): no values, and so no runs$"):
+        expand(SWEEP, ["seed=range(0)"])
+
+
 def test_all_options_of_a_group() -> None:
     with composing():
         jobs = expand(Sweep(), ["method=glob(*)"])

@@ -1,12 +1,16 @@
 """watch while the scheduler does not always answer."""
 
+import os
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from processes import planned
 
-from dl2pa.errors import UserError
+from dl2pa.errors import Stopped, UserError
+from dl2pa.folder import State
 from dl2pa.lease import Holder
 from dl2pa.sweep import executors, record, slurm
 from dl2pa.sweep.record import Record
@@ -73,6 +77,60 @@ def test_a_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(executors, "_pause", pause)
     executors.watch([folder])
     assert len(paused) == 2
+
+
+def test_what_ends_the_watching_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that waits for a sweep is not to go on as if that had ended."""
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    folder.write_job("1")
+    monkeypatch.setattr(slurm, "queue", lambda: {"1": "PENDING"})
+    monkeypatch.setattr(slurm.Resources, "check", lambda self: None)
+    monkeypatch.setattr(executors, "_pause", lambda seconds, stop: os.kill(os.getpid(), signal.SIGTERM))
+    assert executors.watch([folder]) is signal.SIGTERM
+    with pytest.raises(Stopped, match="no longer waited for; what is queued or running goes on") as stopped:
+        executors.work_off(tmp_path, Record("mine", [record.key(folder)], "slurm"), [], wait=True)
+    assert stopped.value.code != 0
+
+
+def test_a_finished_run_needs_no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a runs_dir was copied to a machine without SLURM."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    folder.write_job("1")
+    with pytest.raises(UserError, match="squeue: SLURM does not answer"):
+        executors.queue_of([folder])
+    folder.write_result({"top1": 1.0})
+    assert executors.queue_of([folder]) is None
+
+
+def test_a_failed_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error stays until it is begun again."""
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    folder.write_error("of an earlier attempt")
+    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[Holder.this_process()]))
+    monkeypatch.setattr(executors, "_pause", lambda seconds, stop: folder.write_result({"top1": 1.0}))
+    executors.watch([folder])
+    assert folder.finished()
+
+
+def test_what_a_scheduler_refuses_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of a run that could not be submitted again is still there to be read, and retry finds the run."""
+    runs = [planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1)]
+    for number, folder in enumerate(runs):
+        folder.write_error(ValueError(f"broken {number}"))
+
+    def submit(*_: object) -> Iterator[str]:
+        yield "7"
+        raise UserError("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm.Resources, "check", lambda self: None)
+    before = runs[1].error()
+    with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
+        executors.work_off(tmp_path, Record("mine", [*map(record.key, runs)], "slurm"), runs, wait=False)
+    assert [folder.job() for folder in runs] == ["7", None]
+    assert [folder.error() for folder in runs] == [None, before]
+    assert runs[1].state() is State.failed
 
 
 def test_a_run_that_its_pool_has_let_go_is_not_waited_for(tmp_path: Path) -> None:
