@@ -21,7 +21,7 @@ from processes import planned
 
 from dl2pa.__main__ import run_folders
 from dl2pa.errors import UserError
-from dl2pa.folder import RunFolder
+from dl2pa.folder import Onlooker, RunFolder
 from dl2pa.identity import run_name
 
 BIG = {"top1": 1.0, "text": "x" * 300_000}
@@ -464,3 +464,18 @@ def test_local_values_add_up(folder: RunFolder) -> None:
 def test_a_folder_without_a_config_is_no_run_folder(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="not a run folder"):
         RunFolder.existing(folder.path)
+
+
+# -- ranks beside the first one
+
+
+def test_an_onlooker_writes_nothing() -> None:
+    """Each method of a run folder that is not known to read alone is another one in an onlooker's."""
+    reads = """
+        of existing below run_id reruns frozen config group local classes finished state attempts holder job error
+        output said lines load taking result mirror_log wandb_dir mirrored
+    """.split()  # noqa: SIM905 - a list of strings would fill a page
+    # The first rank's alone: launchers plan and submit, and one process mirrors.
+    elsewhere = {"plan", "write_job", "mirroring", "write_mirrored"}
+    public = {name for name in vars(RunFolder) if not name.startswith("_")}
+    assert public - set(vars(Onlooker)) == {*reads, *elsewhere}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -141,6 +142,17 @@ def test_a_holder_that_was_taken_over_ends(tmp_path: Path, quick: None) -> None:
         mine.check()
     mine.release()
     assert json.loads((tmp_path / "lease.2").read_text()) == vars(ELSEWHERE), "the new holder's lease is left alone"
+
+
+def test_a_holder_whose_folder_was_deleted_ends(tmp_path: Path, quick: None) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    mine = Lease.acquire(folder)
+    shutil.rmtree(folder)
+    time.sleep(3 * lease.BEAT)
+    with pytest.raises(UserError, match="run: the folder was deleted while the run worked in it"):
+        mine.check()
+    mine.release()
 
 
 def test_a_process_that_was_frozen_looks_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -364,7 +364,7 @@ def test_nobody_listens_any_longer_than_the_run(tmp_path: Path) -> None:
     assert all("listening: []" in end.said for end in ended)
 
 
-def test_the_places_of_ranks() -> None:
+def test_the_places_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
     assert ranks.place(torchrun) == ranks.Place(5, 8, 1, "env://")
     step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "17"}
@@ -373,6 +373,9 @@ def test_the_places_of_ranks() -> None:
     urls = [ranks.place({**step, "SLURM_JOB_ID": str(job), "MASTER_ADDR": "node-1"}).url for job in range(15000)]
     assert len(set(urls)) == len(urls), "jobs whose numbers lie near one another do not share a port"
     assert ranks.place({**step, "MASTER_ADDR": "node-1", "MASTER_PORT": "7"}).url == "tcp://node-1:7"
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"scontrol does not say which nodes node-.* are: set MASTER_ADDR"):
+        ranks.place({**step, "SLURM_STEP_NODELIST": "node-[1-2]"})
 
 
 @pytest.mark.parametrize("environment", [{}, {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}])

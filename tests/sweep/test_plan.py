@@ -114,6 +114,8 @@ def test_plan_counts_runs_cells_and_what_is_finished(tmp_path: Path, capsys: pyt
         assert f"of one run at a time, {hours} GPU-hours, for 7 of 7" in capsys.readouterr().out
     plan.main(["sweep=k8", "seed=1,2", runs_dir, "max_steps=2"])
     assert capsys.readouterr().out.splitlines()[-1] == "no finished run to judge by: 8 runs", "another length"
+    plan.main(["sweep=k8", "seed=1,2", runs_dir, "rerun=true"])
+    assert capsys.readouterr().out.startswith("sweep=k8: 8 runs in 4 cells, 0 finished"), "it is to be trained anew"
     assert first == "sweep=k8: 8 runs in 4 cells, 1 finished"
     assert heading.split() == ["dataset", "method", "d", "imbalance", "seeds", "finished"]
     assert [row.split() for row in rows] == [
