@@ -42,7 +42,8 @@ class Evaluation:
         rows, or zero), in place of the head: the gap to top1 is what the head loses, or gains, by not following the
         features. super_top1 counts a prediction as right that has the image's superclass. adjusted_top1 and
         adjusted_tail are of scores with ``left_in`` taken off: what a softmax trained on a long tail has when the prior
-        is put right after training (Menon et al. 2021, eq. 9, tau = 1).
+        is put right after training (Menon et al. 2021, eq. 9, tau = 1) for a test set in which all classes are as
+        frequent, which SVHN's is not.
 
         Of a run's ``last`` evaluation, ECE in percent, too: ``ece`` at a temperature fitted on the holdout split, never
         on test images, and null without one; ece_as_trained at the temperature of the training loss. And top1_uncropped

@@ -18,6 +18,7 @@ from dl2pa.validate import validate
         ("dataset=imagenet method=etf", 2048, "none"),
         ("dataset=cifar100 method=etf backbone=resnet32_lt", 100, "linear"),
         ("dataset=cifar100_lt method=etf dimension=110", 110, "linear"),
+        ("dataset=cifar100 method=word2vec dimension=64", 64, "linear"),  # as hpn: its features are not negative
         ("dataset=cifar100 method=dnc", 64, "none"),
         ("dataset=imagenet method=goto", 2048, "none"),
         ("dataset=imagenet method=goto backbone=swin_t", 768, "none"),

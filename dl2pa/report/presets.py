@@ -13,6 +13,7 @@ from dl2pa.sweep.compose import CONF, composing
 
 _SHARED = ("assignment", "loss", "optimizer", "schedule")  # groups of which several options share a name
 _PARTS = ("method.", "prototypes.", "assignment.", "loss.")
+_RECIPE = ("optimizer.", "schedule.", "augment.", "epochs", "max_steps", "batch_size", "holdout")
 # Which variants a published number may be of is said beside it; a recipe chooses between mean and sum.
 _FREE = ("method.variant", "prototypes.seed", "assignment.seed", "loss.reduction")
 
@@ -22,7 +23,16 @@ def is_preset(values: Mapping[str, Any]) -> bool:
 
     With compat=paper or without: both are meant to be what was published.
     """
-    mine = _parts(values)
+    return _agrees(values, _PARTS)
+
+
+def is_recipe(values: Mapping[str, Any]) -> bool:
+    """The same of how a run is trained: optimizer, schedule, augmentation, epochs, and on which images."""
+    return _agrees(values, _RECIPE)
+
+
+def _agrees(values: Mapping[str, Any], parts: tuple[str, ...]) -> bool:
+    mine = {name: str(value) for name, value in values.items() if name.startswith(parts) and name not in _FREE}
     presets = (_preset(values["dataset.name"], values["method.name"], compat) for compat in ("none", "paper"))
     # A key that is younger than the run is not in its config.
     return any(all(preset[name] == value for name, value in mine.items()) for preset in presets)
@@ -64,8 +74,4 @@ def _preset(dataset: str, method: str, compat: str) -> dict[str, str]:
         cfg = compose("config", overrides=[f"dataset={dataset}", f"method={method}", f"compat={compat}"])
         values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(values, dict)
-    return _parts(leaves(values))
-
-
-def _parts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in values.items() if name.startswith(_PARTS) and name not in _FREE}
+    return {name: str(value) for name, value in leaves(values).items()}

@@ -17,7 +17,9 @@ class Cell:
 
     ``value``: top-1 in percent. ``dimension`` None is the backbone's own width, ``imbalance`` None balanced data.
     ``setting`` tells apart what a source reports of one cell. ``variants``: those of the method that the number may be
-    of; None is any. ``doubtful``: why the number, or what it is a number of, is in doubt; None where it is not.
+    of; None is any. ``reading``: the number of ours that is of the same images. ``needs``: keys and values of a run's
+    config without which it has other labels. ``doubtful``: why the number, or what it is a number of, is in doubt; None
+    where it is not.
     """
 
     method: str = MISSING
@@ -29,6 +31,8 @@ class Cell:
     imbalance: float | None = None
     setting: str | None = None
     variants: list[str] | None = None
+    reading: str = "top1"
+    needs: dict[str, str] = field(default_factory=dict)
     doubtful: str | None = None
 
 

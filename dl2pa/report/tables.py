@@ -15,7 +15,8 @@ Column = tuple[float | None, int]  # imbalance, dimension
 _NOTES = (
     "top-1 of the last epoch in percent: mean ± standard deviation (n runs); (1) is a single run, without a deviation.",
     "— is not run; a count of planned runs that are not finished follows a slash.",
-    "Behind |: the published value, how far ours lies from it; ? it is in doubt, † it is of another backbone.",
+    "Behind |: the published value, how far ours lies from it; ? it is in doubt, † of another network or recipe.",
+    "Published values are mostly of the best test epoch; on ImageNet often at 256 pixels, as our top1_uncropped is.",
     "A number behind a network's name is its width, where that is not the network's own.",
     "~ runs of this cell do not share precision, threads, hardware or revision.",
 )
@@ -97,6 +98,7 @@ def published_value(cell: Cell) -> published.Cell | None:
         and (known.variants is None or variant in known.variants)
         and (known.dataset, known.imbalance) == (cell.dataset, cell.imbalance)
         and (known.dimension == cell.dimension or (known.dimension is None and cell.config["backbone.neck"] == "none"))
+        and all(str(cell.config.get(name)) == value for name, value in known.needs.items())
     ]
     if not same or not presets.is_preset(cell.config):
         return None
@@ -123,8 +125,11 @@ def text(table: Table, row: str, column: Column) -> str:
         shown += f" p {p:.3f}" if p >= 0.001 else " p <.001"
         shown += "*" if p < 0.05 else ""
     if (known := published_value(cell)) is not None:
-        marks = ("?" if known.doubtful else "") + ("†" if known.backbone != cell.backbone else "")
-        shown += f" | {known.value:g}{marks} {mean - known.value:+.2f}"
+        other = known.backbone != cell.backbone or not presets.is_recipe(cell.config)
+        marks = ("?" if known.doubtful else "") + ("†" if other else "")
+        shown += f" | {known.value:g}{marks}"
+        if (ours := cell.mean(known.reading)) is not None:
+            shown += f" {ours - known.value:+.2f}"
     return shown
 
 
@@ -171,10 +176,10 @@ def _tex(plain: str) -> str:
 
 
 _RUN = """
-dataset method loss_name prototypes assignment backbone width dimension imbalance seed epochs num_train num_test
-top1 top5 macro head medium tail top1_best means_top1 adjusted_top1 adjusted_tail super_top1 val_top1 val_macro ece
-loss nc1 nc3 cosine_mean words_closeness flops seconds images_per_second device hardware precision threads torch
-revision group run_id
+dataset method loss_name prototypes assignment backbone width dimension imbalance seed epochs num_train num_test top1
+top5 macro head medium tail top1_best top1_uncropped means_top1 adjusted_top1 adjusted_tail super_top1 val_top1
+val_macro ece ece_as_trained loss nc1 nc3 cosine_mean words_closeness flops seconds images_per_second device hardware
+precision threads torch revision group run_id
 """.split()  # noqa: SIM905 - a list of strings would fill a page
 
 
@@ -185,7 +190,8 @@ def write_runs(path: Path, cells: Iterable[Cell]) -> None:
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """A line for each cell: means, deviations, n."""
-    measured = ("top1", "macro", "head", "medium", "tail", "ece", "means_top1", "adjusted_top1", "top1_best")
+    measured = ["top1", "macro", "head", "medium", "tail", "ece", "means_top1", "adjusted_top1", "top1_best"]
+    measured += ["top1_uncropped"]
     names = ["dataset", "network", "label", "method", "dimension", "imbalance", "n", "missing", "mixed"]
     names += [f"{key}_{part}" for key in measured for part in ("mean", "std")]
     names += ["published", "published_backbone", "published_source", "doubtful"]

@@ -145,7 +145,8 @@ def check_unread(cfg: DictConfig) -> None:
             refuse_set(cfg, key, f"{decider}={'null' if chosen is None else chosen}: it is read with {listed(values)}")
     for key, needed in _NEEDS_ONE_OF.items():
         if all(OmegaConf.select(cfg, other) == 0 for other in needed):
-            refuse_set(cfg, key, f"{'=0 and '.join(needed)}=0")
+            unset = OmegaConf.select(identity.defaults(Config), key)
+            refuse_set(cfg, key, f"{'=0 and '.join(needed)}=0: use {key}={unset}")
 
 
 @cache

@@ -126,6 +126,26 @@ def test_published_without_a_dimension_is_of_the_width_of_the_backbone(tmp_path:
     assert [tables.text(table, "dnc", column) for column in table.columns] == ["70.00 (1)", "76.00 (1) | 76.49 -0.49"]
 
 
+def test_a_published_number_is_compared_with_ours_of_the_same_images(tmp_path: Path) -> None:
+    """EBV's log at 256 pixels with the reading at 256; SVHN's of shifted labels with runs on those alone."""
+    words = ("dataset=imagenet", "method=ebv", "dimension=500", "backbone.neck=linear")
+    write(tmp_path / "imagenet", *words, top1=77.39, top1_uncropped=78.34)
+    (table,) = tables.tables(collect([tmp_path / "imagenet"]))
+    assert tables.text(table, "ebv", table.columns[0]) == "77.39 (1) | 78.34 +0.00"
+    for compat, shown in (("paper", "50.00 (1) | 47? +3.00"), ("none", "50.00 (1)")):
+        words = ("dataset=svhn_lt", "imbalance=0.01", "method=dl2pa", f"compat={compat}")
+        write(tmp_path / compat, *words, top1=50.0)
+        (table,) = tables.tables(collect([tmp_path / compat]))
+        assert tables.text(table, "dl2pa", table.columns[0]) == shown
+
+
+@pytest.mark.parametrize("words", [["epochs=3"], ["recipe=modern"], ["holdout=0.3"], ["augment.mixup=0.5"]])
+def test_a_published_number_beside_another_recipe_is_marked(words: list[str], tmp_path: Path) -> None:
+    write(tmp_path, "dataset=cifar100", "dimension=10", "method=dl2pa", *words, top1=58.21)
+    (table,) = tables.tables(collect([tmp_path]))
+    assert tables.text(table, "dl2pa", table.columns[0]) == "58.21 (1) | 57.21† +1.00"
+
+
 def test_published_numbers_belong_to_presets_alone(tmp_path: Path) -> None:
     """Of another backbone they are marked; beside a row with another loss or assignment they would mislead."""
     common = ("dataset=cifar10_lt", "recipe=fast", "dimension=64", "backbone.neck=linear")
