@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from composing import compose_config
+from data_files import write_image_folder
 
-from dl2pa.assemble import load_data
+from dl2pa.assemble import load_data, make_evaluation
 from dl2pa.data import datasets
 from dl2pa.data.augment import Normalise
 from dl2pa.evaluate import Batches, Evaluation
@@ -15,6 +16,8 @@ from dl2pa.folder import RunFolder
 from dl2pa.metrics import Reliability
 from dl2pa.predict import load
 from dl2pa.run import run
+
+IMAGE_FILES = ["dataset=imagenet", "dataset.num_classes=3", "runtime.workers=0"]
 
 
 def test_calibration_is_of_the_assignment_that_was_trained_with(tmp_path: Path) -> None:
@@ -124,3 +127,64 @@ def test_the_last_evaluation_sees_each_image_once() -> None:
     found = evaluation(Identity(), torch.eye(2), last=True)
     assert passes == ["held", "test"]
     assert found["ece"] < 1 < found["ece_as_trained"]
+
+
+class BySide(torch.nn.Module):
+    """Calls images class 0 where they have ``side`` pixels a side, else class 1."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = torch.eye(3)[0 if images.shape[-2:] == (self.side, self.side) else 1].expand(len(images), 3)
+        return scores, scores
+
+
+def test_the_accuracy_on_uncropped_images_is_of_those_alone() -> None:
+    """Three of four are right at 6 pixels, one of five at 4."""
+
+    def batches(side: int, *labels: list[int]) -> Batches:
+        return lambda: ((torch.zeros(len(part), 3, side, side), torch.tensor(part)) for part in labels)
+
+    evaluation = Evaluation(
+        batches(4, [0, 1, 0], [2, 0]),
+        None,
+        batches(6, [0, 1], [0, 0]),
+        [1, 1, 1],
+        None,
+        1.0,
+        None,
+        torch.device("cpu"),
+        lambda: None,
+    )
+    found = evaluation(BySide(6), torch.eye(3), last=True)
+    assert (found["top1"], found["top1_uncropped"]) == (20, 75)
+    assert "top1_uncropped" not in evaluation(BySide(6), torch.eye(3))
+
+
+def test_uncropped_images_are_those_of_the_test_with_all_of_their_sides(tmp_path: Path) -> None:
+    """ImageNet's: 256 pixels, of which the test cuts out 224. Class 0 has four of six images, class 1 has one."""
+    for split in ("train", "val"):
+        write_image_folder(tmp_path / "imagenet" / split, per_class=1)
+    write_image_folder(tmp_path / "imagenet" / "val", num_classes=1, per_class=4)
+    cfg = compose_config(*IMAGE_FILES, f"data_root={tmp_path}")
+    evaluation = make_evaluation(cfg, load_data(cfg), torch.device("cpu"), lambda: None)
+    assert evaluation.uncropped is not None
+    ((cropped, labels),), ((whole, whole_labels),) = evaluation.test(), evaluation.uncropped()
+    assert (cropped.shape, whole.shape) == ((6, 3, 224, 224), (6, 3, 256, 256))
+    assert torch.equal(whole[:, :, 16:240, 16:240], cropped)
+    assert whole_labels.tolist() == labels.tolist() == [0, 0, 0, 0, 1, 2]
+    found = evaluation(BySide(256), torch.eye(3), last=True)
+    assert (found["top1"], found["top1_uncropped"]) == pytest.approx((100 / 6, 400 / 6))
+
+
+@pytest.mark.parametrize("resize", ["64", "null"])
+def test_nothing_is_uncropped_where_nothing_is_cut_out(tmp_path: Path, resize: str) -> None:
+    for split in ("train", "val"):
+        write_image_folder(tmp_path / "imagenet" / split)
+    sizes = ["dataset.size=64", f"dataset.resize={resize}"]
+    cfg = compose_config(*IMAGE_FILES, *sizes, f"data_root={tmp_path}")
+    evaluation = make_evaluation(cfg, load_data(cfg), torch.device("cpu"), lambda: None)
+    assert evaluation.uncropped is None
+    assert "top1_uncropped" not in evaluation(BySide(64), torch.eye(3), last=True)
