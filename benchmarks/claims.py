@@ -146,8 +146,8 @@ def dimensions(places: Iterable[Place]) -> list[str]:
     by_imbalance: dict[str, list[str]] = {}
     for imbalance, dimension in dict.fromkeys(places):
         by_imbalance.setdefault(imbalance, []).append(dimension)
-    (found, *others) = by_imbalance.values()
-    return found if len(found) > 1 and not others else []
+    found = [columns for columns in by_imbalance.values() if len(columns) > 1]
+    return found[0] if len(found) == len(by_imbalance) == 1 else []
 
 
 def by_dimension(heading: str, columns: Sequence[str], cells: Mapping[tuple[str, str], str]) -> list[str]:

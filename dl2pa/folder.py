@@ -284,6 +284,12 @@ class RunFolder:
             return found
         return None
 
+    def failed_since(self, moment: float) -> bool:
+        """Whether an attempt ended in an error after the ``moment``, in seconds of the clock."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return (self.path / "error.json").stat().st_mtime > moment
+        return False
+
     def write_error(self, error: BaseException | str | None) -> None:
         """Keep how an attempt ended; None forgets it."""
         if error is None:

@@ -53,6 +53,10 @@ class Holder:
             return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         return False
 
+    def began(self) -> float:
+        """When a process that lives here was started, in seconds of the clock."""
+        return psutil.Process(self.pid).create_time()
+
 
 class Lease:
     """A held lease: ``check`` at every moment at which something is about to be written."""

@@ -34,8 +34,8 @@ def is_recipe(values: Mapping[str, Any]) -> bool:
 def _agrees(values: Mapping[str, Any], parts: tuple[str, ...]) -> bool:
     mine = {name: str(value) for name, value in values.items() if name.startswith(parts) and name not in _FREE}
     presets = (_preset(values["dataset.name"], values["method.name"], compat) for compat in ("none", "paper"))
-    # A key that is younger than the run is not in its config.
-    return any(all(preset[name] == value for name, value in mine.items()) for preset in presets)
+    # A key that is younger than the run is not in its config, and one that is gone since in none of the presets.
+    return any(all(preset.get(name, value) == value for name, value in mine.items()) for preset in presets)
 
 
 def option(values: Mapping[str, Any], group: str) -> str:

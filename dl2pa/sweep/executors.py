@@ -1,5 +1,6 @@
 """The two ways to work run folders off: slots on this machine, or SLURM."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -42,7 +43,8 @@ def work_off(
     """Work ``folders``, runs of ``sweep`` that nobody works on, off with its executor, and keep the sweep's record.
 
     With local slots it returns when all have ended; with SLURM as soon as they are submitted, or with ``wait`` when
-    all of the sweep's runs have ended. Local slots take over what is ``running`` elsewhere if its process dies.
+    all of the sweep's runs have ended. Local slots take over what is ``running`` in others' if its process dies; what a
+    scheduler runs is the scheduler's.
 
     Raises:
         UserError: the executor cannot take them.
@@ -54,19 +56,19 @@ def work_off(
     if isinstance(settings, local.Local):
         for folder in folders:
             folder.write_job(None)
+        running = [folder for folder in running if folder.job() is None]
         configs += [folder.frozen() for folder in running]  # which may become ours
         threads = max((config["runtime"]["threads"] or 1 for config in configs), default=1)
-        found = [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
-        slots = settings.environments(threads, [*folders, *running], found)
+        slots = settings.environments(threads, [*folders, *running], _gpus(configs))
         sweep.pools = [*record.working(runs_dir, sweep.name), Holder.this_process()]
         record.write(runs_dir, sweep)
-        local.work_off([*folders, *running], slots, sweep.folders(runs_dir))
+        local.work_off(folders, slots, sweep.folders(runs_dir), running)
         return
     record.write(runs_dir, sweep)
     if folders:
         _submit(folders, settings, slurm.logs(runs_dir))
     if wait and (asked := watch(sweep.folders(runs_dir))) is not None:
-        raise Stopped("no longer waited for; what is queued or running goes on", asked)
+        raise Stopped("what is queued or running goes on; the same command waits for it again", asked)
 
 
 def _submit(folders: Sequence[RunFolder], resources: slurm.Resources, logs: Path) -> None:
@@ -79,10 +81,16 @@ def _submit(folders: Sequence[RunFolder], resources: slurm.Resources, logs: Path
         for folder, job in zip(folders, jobs, strict=True):
             folder.write_job(job, shared=resources.runs_per_gpu > 1)
             submitted += 1
-    except UserError:
-        for folder, words in zip(folders[submitted:], earlier[submitted:], strict=True):
-            folder.write_error(RankError(words) if words else None)
+    except BaseException:
+        with contextlib.suppress(UserError):  # a full disk, which may well be the error
+            for folder, words in zip(folders[submitted:], earlier[submitted:], strict=True):
+                folder.write_error(RankError(words) if words else None)
         raise
+
+
+def _gpus(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that runs with these configs may use."""
+    return [] if all(config["device"] == "cpu" for config in configs) else local.gpus()
 
 
 def watch(folders: Sequence[RunFolder]) -> signal.Signals | None:
@@ -144,6 +152,12 @@ def check(sweep: Record, configs: Sequence[Mapping[str, Any]]) -> local.Local | 
             raise UserError(
                 "runtime.ddp=true does not fit hydra/launcher=local, which starts one process a run: use torchrun "
                 "--nproc_per_node N launch.py ... without -m, or hydra/launcher=slurm hydra.launcher.tasks_per_node=N"
+            )
+        share = settings.runs_per_gpu
+        if settings.slots is None and isinstance(share, int) and share > 1 and not _gpus(configs):
+            raise UserError(
+                f"hydra.launcher.runs_per_gpu={share}: there is no GPU for these runs; hydra.launcher.slots=N says how "
+                f"many train at a time on the CPU"
             )
         return settings
     ranks = settings.ranks

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from dl2pa import lease
@@ -47,15 +47,7 @@ class Local:
             threads: CPU threads that a run asks for, at least 1.
             runs: all of them: the first is one to try with, and no more slots than runs are made unasked.
             found: the GPUs that the runs may use, as ``gpus`` names them.
-
-        Raises:
-            UserError: runs are to share a GPU, and there is none.
         """
-        if not found and isinstance(self.runs_per_gpu, int) and self.runs_per_gpu > 1:
-            raise UserError(
-                f"hydra.launcher.runs_per_gpu={self.runs_per_gpu}: there is no GPU for these runs; "
-                f"hydra.launcher.slots=N says how many train at a time on the CPU"
-            )
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         devices = len(found) or 1
@@ -93,16 +85,21 @@ def gpus() -> list[str]:
     return asked.stdout.split() if asked.returncode == 0 else []
 
 
-def work_off(folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder]) -> None:
+def work_off(
+    folders: Sequence[RunFolder],
+    slots: Sequence[Mapping[str, str]],
+    shown: Sequence[RunFolder],
+    running: Sequence[RunFolder] = (),
+) -> None:
     """Train the runs of ``folders``, as many at a time as there are slots; what became of each is in its folder.
 
-    A run that another process works on is left to it, and begun if that dies: not if it is stopped, or fails. What is
-    seen meanwhile is all of ``shown``.
+    A run that another process works on, as on those that are ``running`` now, is left to it, and begun if that dies,
+    not if it is stopped or fails. What is seen meanwhile is all of ``shown``.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; every run has saved what it had.
+        Stopped: a signal came; every run has saved what it had.
     """
-    pool = _Pool(folders, slots, shown)
+    pool = _Pool([*folders, *running], slots, shown, running)
     with listening() as stop, Display() as display:
         try:
             while pool.unfinished() and not stop:
@@ -118,7 +115,8 @@ def work_off(folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], s
             pool.kill()  # a second Ctrl-C comes here first
         display.show(pool.looks())
         if stop.signal is not None:
-            done = f"{sum(folder.state() is State.finished for folder in folders)} of {len(folders)}"
+            mine = [*folders, *running]
+            done = f"{sum(folder.finished() for folder in mine)} of {len(mine)}"
             raise Stopped(f"stopped, nothing lost: {done} runs are finished; the same command goes on", stop.signal)
 
 
@@ -148,11 +146,16 @@ def side_by_side(folders: Sequence[RunFolder]) -> None:
 
 class _Pool:
     def __init__(
-        self, folders: Sequence[RunFolder], slots: Sequence[Mapping[str, str]], shown: Sequence[RunFolder]
+        self,
+        folders: Sequence[RunFolder],
+        slots: Sequence[Mapping[str, str]],
+        shown: Sequence[RunFolder],
+        running: Sequence[RunFolder],
     ) -> None:
         self._shown = shown
         self._folders, self._waiting = folders, list(folders)
-        self._elsewhere: dict[str, float] = {}  # when a run that another process works on was last looked at
+        # When a run that another process works on was last looked at.
+        self._elsewhere = {folder.run_id: -ELSEWHERE for folder in running}
         self._slots = [_Slot({**os.environ, **environment}) for environment in slots]
         self._looks: dict[str, Look] = {}
 
@@ -167,7 +170,8 @@ class _Pool:
                 self._looks.pop(ended.run_id, None)
                 slot.end()
             if not slot.busy() and (folder := self._next()) is not None:
-                slot.start(folder)
+                with contextlib.suppress(FileNotFoundError):  # deleted in this moment
+                    slot.start(folder)
         if not self.unfinished():
             # The run of a killed pool that was still starting when ours died, or when ours found it faster.
             self._waiting = [folder for folder in self._folders if lease.alive(folder.path)]
@@ -192,11 +196,16 @@ class _Pool:
     def looks(self) -> list[Look]:
         """Looks anew at what runs; what has ended, or not begun, does not change."""
         active = {slot.folder.run_id for slot in self._slots if slot.folder is not None}
+        waiting = {folder.run_id for folder in self._waiting} - set(self._elsewhere)
         shown = [folder for folder in self._shown if folder.path.exists()]
         for folder in shown:
             known = self._looks.get(folder.run_id)
             if known is None or known.state is State.running or folder.run_id in active:
-                self._looks[folder.run_id] = look(folder, {})
+                found = look(folder, {})
+                # How an earlier attempt ended is kept until the next one begins, and is no news.
+                self._looks[folder.run_id] = (
+                    replace(found, state=State.planned, note="") if folder.run_id in waiting else found
+                )
         return [self._looks[folder.run_id] for folder in shown]
 
     def stop(self) -> None:
@@ -228,9 +237,9 @@ class _Slot:
         return self._process is not None and self._process.poll() is None
 
     def start(self, folder: RunFolder) -> None:
+        self._output = open(folder.output, "ab")  # noqa: SIM115 - open while the process is there
         self.folder = folder
         folder.write_error(None)  # how the last attempt went is of no interest any more
-        self._output = open(folder.output, "ab")  # noqa: SIM115 - open while the process is there
         self._begun = (folder.attempts(), self._output.tell())
         self._terminated = False
         with held_back(signal.SIGUSR2):  # which SLURM sends to all processes of a job, and one that starts would die of

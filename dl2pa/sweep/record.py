@@ -83,8 +83,9 @@ def in_hand(folders: Sequence[RunFolder], ending: Collection[Holder] = ()) -> se
     for folder in left:
         holder = folder.holder()
         for pool, its in pools:
-            # It begins none a second time that was cancelled, or died.
+            # It begins none a second time that was cancelled, or died, or failed before it had its folder.
             begun = holder is not None and holder.here() and holder.started > pool.started
+            begun = begun or folder.failed_since(pool.began())
             if key(folder) in its and not begun:
                 waiting.add(key(folder))
     return waiting

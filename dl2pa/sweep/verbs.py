@@ -84,8 +84,8 @@ def cancel(arguments: Sequence[str]) -> None:
         if beside := [run for run in submitted if run not in keys]:
             print(f"in one job with them, and stopped, too: {', '.join(beside)}")
     # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
-    sweeps = [sweep for sweep in record.every(runs_dir) if keys >= {*map(record.key, sweep.folders(runs_dir))}]
-    pools = {pool for sweep in sweeps for pool in sweep.pools}
+    sweeps = [(sweep, {*map(record.key, sweep.folders(runs_dir))}) for sweep in record.every(runs_dir)]
+    pools = {pool for sweep, runs in sweeps if runs and keys >= runs for pool in sweep.pools}
     launchers = sum(_terminate(pool) for pool in pools)
     elsewhere = []
     for folder in active:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ from processes import LAUNCH, SECONDS, Ended, command, planned, python, wait_for
 from dl2pa import lease
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import RunFolder, State
+from dl2pa.lease import Holder
 from dl2pa.memory import available
-from dl2pa.sweep import executors, grid, plan, record, sharing
+from dl2pa.sweep import executors, grid, plan, record, sharing, verbs
 from dl2pa.sweep.compose import composing
 from dl2pa.sweep.launch import launch
 from dl2pa.sweep.local import Local, work_off
@@ -368,8 +370,6 @@ def test_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert Local().environments(1, many, []) == [{"OMP_NUM_THREADS": "2"}] * 3, "2 GiB each"
     assert Local().environments(1, many[:2], []) == [{"OMP_NUM_THREADS": "4"}] * 2, "no core is idle"
     assert len(Local().environments(4, many, [])) == 2
-    with pytest.raises(UserError, match=r"hydra.launcher.runs_per_gpu=2: there is no GPU .*slots=N"):
-        Local(runs_per_gpu=2).environments(1, many, [])
     for value in (0, "many"):
         with pytest.raises(UserError, match=rf"hydra.launcher.slots={value} is not legal"):
             Local(slots=value).check()
@@ -564,6 +564,7 @@ def test_a_rerun_of_what_is_worked_on_changes_nothing(
     [
         ("local", "slotz", 2, "no such key; there are slots, runs_per_gpu"),
         ("local", "slots", 1.5, "use an integer or a word"),
+        ("local", "runs_per_gpu", 2, "there is no GPU for these runs; hydra.launcher.slots=N"),
         ("slurm", "mem_gb", "4GB", "use a number"),
         ("slurm", "timeout_min", "4:00:00", "use an integer"),
         ("slurm", "timeout_min", 0, "use a number from 1 on"),
@@ -576,9 +577,61 @@ def test_settings_are_looked_at_before_anything_is_written(
     executor: str, name: str, value: object, legal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match=rf"hydra\.launcher\.{name}={value}.*: {legal}"):
         worked_off(monkeypatch, "mine", {name: value}, f"runs_dir={tmp_path / 'runs'}", executor=executor)
     assert not (tmp_path / "runs").exists()
+
+
+def test_where_nothing_is_left_to_run_no_gpu_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = planned("seed=0", f"runs_dir={tmp_path}")
+    done.write_result({"top1": 50.0})
+    executors.work_off(tmp_path, Record("mine", [record.key(done)], "local", {"runs_per_gpu": 4}), [], wait=True)
+
+
+def test_slots_leave_what_a_scheduler_runs_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take over from slots that die; a job whose node is silent for a moment goes on by itself."""
+    here, there = (planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1))
+    there.write_job("7")
+    given: list[Sequence[RunFolder]] = []
+    monkeypatch.setattr("dl2pa.sweep.local.work_off", lambda folders, slots, shown, running: given.append(running))
+    executors.work_off(tmp_path, Record("mine", [*map(record.key, (here, there))]), [], True, running=[here, there])
+    assert given == [[here]]
+    assert there.job() == "7"
+
+
+def test_a_run_that_was_stopped_elsewhere_since_is_left_alone(tmp_path: Path) -> None:
+    """It was running when this was launched, and was stopped before the first look."""
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    with folder.claimed():
+        pass
+    work_off([], [os.environ], [folder], [folder])
+    assert (folder.state(), folder.attempts()) == (State.planned, 1)
+
+
+def test_cancel_leaves_the_launchers_of_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose sweep has no run that is still there."""
+    mine, gone, other = (planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1, 2))
+    for name, runs, pid in (("mine", [mine], 11), ("gone", [gone], 12), ("other", [mine, other], 13)):
+        pool = replace(Holder.this_process(), pid=pid)
+        record.write(tmp_path, Record(name, [*map(record.key, runs)], pools=[pool]))
+    shutil.rmtree(gone.path)
+    asked: list[int] = []
+    monkeypatch.setattr(verbs, "_terminate", lambda holder: not asked.append(holder.pid))
+    verbs.cancel([str(mine.path)])
+    assert asked == [11]
+
+
+def test_an_old_error_is_not_shown_as_news(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = planned("device=cpu", "max_steps=1", f"runs_dir={tmp_path}", "prototypes=simplex", "dimension=9")
+    folder.write_error("of an earlier attempt")
+    work_off([folder], [os.environ], [folder])
+    said = capsys.readouterr().out
+    assert "finished" in said
+    assert "earlier attempt" not in said
 
 
 def test_a_run_of_a_sweep_is_given_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

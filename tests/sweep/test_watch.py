@@ -87,7 +87,7 @@ def test_what_ends_the_watching_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(slurm.Resources, "check", lambda self: None)
     monkeypatch.setattr(executors, "_pause", lambda seconds, stop: os.kill(os.getpid(), signal.SIGTERM))
     assert executors.watch([folder]) is signal.SIGTERM
-    with pytest.raises(Stopped, match="no longer waited for; what is queued or running goes on") as stopped:
+    with pytest.raises(Stopped, match="what is queued or running goes on; the same command waits") as stopped:
         executors.work_off(tmp_path, Record("mine", [record.key(folder)], "slurm"), [], wait=True)
     assert stopped.value.code != 0
 
@@ -107,10 +107,23 @@ def test_a_failed_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypat
     """Its error stays until it is begun again."""
     folder = planned("device=cpu", f"runs_dir={tmp_path}")
     folder.write_error("of an earlier attempt")
+    os.utime(folder.path / "error.json", (0, 0))
     record.write(tmp_path, Record("mine", [record.key(folder)], pools=[Holder.this_process()]))
     monkeypatch.setattr(executors, "_pause", lambda seconds, stop: folder.write_result({"top1": 1.0}))
     executors.watch([folder])
     assert folder.finished()
+
+
+def test_a_run_that_failed_in_its_pool_is_not_waited_for(tmp_path: Path) -> None:
+    """Before it had its folder, so that it never had a holder."""
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
+    folder.write_error("of an earlier attempt")
+    pool = Holder.this_process()
+    os.utime(folder.path / "error.json", (0, pool.began() - 1))
+    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[pool]))
+    assert record.in_hand([folder]) == {record.key(folder)}
+    folder.write_error("broken installation")
+    assert record.in_hand([folder]) == set()
 
 
 def test_what_a_scheduler_refuses_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
