@@ -15,8 +15,8 @@ Column = tuple[float | None, int]  # imbalance, dimension
 _NOTES = (
     "top-1 of the last epoch in percent: mean ± standard deviation (n runs); (1) is a single run, without a deviation.",
     "— is not run; a count of planned runs that are not finished follows a slash.",
-    "Behind |: the published value, how far ours lies from it; ? it is in doubt; † ours is of another network, or not of "
-    "the data set's own recipe.",
+    "Behind |: the published value, how far ours lies from it; ? it is in doubt; † ours is of another network, or not "
+    "of the data set's own recipe.",
     "Published values are mostly of the best test epoch; on ImageNet often at 256 pixels, as our top1_uncropped is.",
     "A number behind a network's name is its width, where that is not the network's own.",
     "~ runs of this cell do not share precision, threads, hardware or revision.",
