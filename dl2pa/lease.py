@@ -7,6 +7,7 @@ gone or a higher number beside it has lost the folder and ends. The last file st
 
 import contextlib
 import json
+import math
 import os
 import socket
 import tempfile
@@ -54,8 +55,10 @@ class Holder:
         return False
 
     def began(self) -> float:
-        """When a process that lives here was started, in seconds of the clock."""
-        return psutil.Process(self.pid).create_time()
+        """When a process of this host was started, in seconds of the clock; infinity once it has ended."""
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(self.pid).create_time()
+        return math.inf
 
 
 class Lease:

@@ -153,8 +153,7 @@ def _moves(cells: Sequence[Cell]) -> list[Series]:
         if any(any(run) for run in runs):
             length = min(map(len, runs))
             means = [sum(run[epoch] for run in runs) / len(runs) for epoch in range(length)]
-            ratio = "" if cell.imbalance is None else f", imbalance {cell.imbalance:g}"
-            made.append(Series(f"d = {cell.dimension}{ratio}", list(range(1, length + 1)), means))
+            made.append(Series(f"d = {cell.dimension}{_at(cell.imbalance)[0]}", list(range(1, length + 1)), means))
     return made
 
 
@@ -164,10 +163,9 @@ def _owners(cell: Cell, where: str, stem: str) -> list[Figure]:
     if len(lines) < 2:
         return []
     names = cell.folders[0].classes() or [str(number) for number in range(len(lines[0]["assignment"]))]
-    ratio = "" if cell.imbalance is None else f"-imb{cell.imbalance:g}"
     return [
         Figure(
-            f"owners-{stem}-{_word(cell.label)}{ratio}-d{cell.dimension}",
+            f"owners-{stem}-{_word(cell.label)}{_at(cell.imbalance)[1]}-d{cell.dimension}",
             f"{cell.label} on {where}, d = {cell.dimension}, one run", "map", "epoch", "class",
             values=[[line["assignment"][row] for line in lines] for row in range(len(names))],
             rows=names, columns=[str(line["epoch"]) for line in lines], unit="prototype",

@@ -99,7 +99,8 @@ def work_off(
     Raises:
         Stopped: a signal came; every run has saved what it had.
     """
-    pool = _Pool([*folders, *running], slots, shown, running)
+    mine = [*folders, *running]
+    pool = _Pool(mine, slots, shown, running)
     with listening() as stop, Display() as display:
         try:
             while pool.unfinished() and not stop:
@@ -115,7 +116,6 @@ def work_off(
             pool.kill()  # a second Ctrl-C comes here first
         display.show(pool.looks())
         if stop.signal is not None:
-            mine = [*folders, *running]
             done = f"{sum(folder.finished() for folder in mine)} of {len(mine)}"
             raise Stopped(f"stopped, nothing lost: {done} runs are finished; the same command goes on", stop.signal)
 

@@ -74,7 +74,7 @@ def in_hand(folders: Sequence[RunFolder], ending: Collection[Holder] = ()) -> se
     ``ending``, has yet to begin."""
     left = [folder for folder in folders if not folder.finished()]
     pools = [
-        (pool, sweep.runs)
+        (pool, pool.began(), sweep.runs)
         for sweep in (every(left[0].path.parent.parent) if left else ())
         for pool in sweep.pools
         if pool not in ending and pool.here() and pool.lives_here()
@@ -82,10 +82,10 @@ def in_hand(folders: Sequence[RunFolder], ending: Collection[Holder] = ()) -> se
     waiting = set()
     for folder in left:
         holder = folder.holder()
-        for pool, its in pools:
+        for pool, began, its in pools:
             # It begins none a second time that was cancelled, or died, or failed before it had its folder.
             begun = holder is not None and holder.here() and holder.started > pool.started
-            begun = begun or folder.failed_since(pool.began())
+            begun = begun or folder.failed_since(began)
             if key(folder) in its and not begun:
                 waiting.add(key(folder))
     return waiting
