@@ -89,6 +89,7 @@ def run_folders(arguments: Sequence[str]) -> None:
             for folder in folders:  # the job begins them all again
                 folder.write_error(None)
         raise
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # with nothing left to save: a process that exits would die of it
 
 
 def _run(folder: "RunFolder") -> None:

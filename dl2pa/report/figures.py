@@ -45,11 +45,6 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
     """Every figure for which there are runs."""
     done = [cell for cell in cells if cell.results]
     found: list[Figure] = []
-    for (dataset, ratio), same in grouped(done, lambda cell: (cell.dataset, cell.imbalance)).items():
-        if costs := _costs(same):
-            at, tag = _at(ratio)
-            name = f"flops-{dataset}{tag}"
-            found.append(Figure(name, f"{dataset}{at}", "scatter", "training FLOP", "top-1 %", costs, log_x=True))
     for (dataset, network), mine in grouped(done, lambda cell: (cell.dataset, cell.network)).items():
         where = f"{dataset}, {network}"
         stem = f"{dataset}-{network}"
@@ -86,6 +81,11 @@ def figures(cells: Sequence[Cell]) -> list[Figure]:
                 found.append(Figure(name, title, "line", "epoch", "classes moved", moves))
         moved = grouped((cell for cell in mine if any(cell.results[0].get("moved", ()))), lambda cell: cell.label)
         found += [figure for same in moved.values() for figure in _owners(same[0], where, stem)]
+    for (dataset, ratio), same in grouped(done, lambda cell: (cell.dataset, cell.imbalance)).items():
+        if costs := _costs(same):
+            at, tag = _at(ratio)
+            name = f"flops-{dataset}{tag}"
+            found.append(Figure(name, f"{dataset}{at}", "scatter", "training FLOP", "top-1 %", costs, log_x=True))
     return found
 
 

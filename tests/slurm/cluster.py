@@ -173,6 +173,10 @@ class Cluster:
         lines = self.ask("squeue", "-h", "-r", "--states=all", "-o", "%i|%T").splitlines()
         return dict(line.strip().split("|") for line in lines)
 
+    def log(self, lines: int = 60) -> str:
+        """The controller's last words."""
+        return "\n".join((self.base / "log" / "slurmctld.log").read_text(errors="replace").splitlines()[-lines:])
+
     def lose(self, node: str, job: str) -> None:
         """A node dies: its daemon, and everything of ``job``, which runs there."""
         self._nodes.pop(node).kill()
@@ -216,4 +220,6 @@ def started(base: Path, accounting: bool = False, more: str = "", user_signal: b
         cluster.start()
         yield cluster
     finally:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # shown where the test has failed
+            print(f"jobs at the end: {cluster.states()}\n{cluster.log()}")
         cluster.stop()

@@ -1,4 +1,4 @@
-"""SLURM's notices to a task that still starts: they are kept until the run listens."""
+"""SLURM's notices to a task that still starts, which are kept until the run listens, or has nothing left to save."""
 
 import os
 import subprocess
@@ -42,3 +42,15 @@ def test_a_task_that_is_told_before_it_listens(tmp_path: Path, runs: int, notice
     assert f"stopped by {notice}" in ended.stdout
     assert [folder.state() for folder in folders] == [State.planned] * runs
     assert [folder.error() for folder in folders] == [None] * runs
+
+
+def test_a_task_that_is_told_when_all_is_done(tmp_path: Path) -> None:
+    """Its job is completed, not failed."""
+    folders = [planned(f"seed={seed}", "device=cpu", "epochs=1", f"runs_dir={tmp_path}") for seed in (0, 1)]
+    task = (
+        "import os, signal, sys; from dl2pa.__main__ import main; main(['run', *sys.argv[1:]]); "
+        "os.kill(os.getpid(), signal.SIGUSR2)"
+    )
+    ended = subprocess.run([sys.executable, "-c", task, *(str(folder.path) for folder in folders)], timeout=SECONDS)
+    assert ended.returncode == 0
+    assert [folder.state() for folder in folders] == [State.finished] * 2
