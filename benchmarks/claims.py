@@ -1,12 +1,12 @@
 """What the kept runs say about the claims: python benchmarks/claims.py
 
-Writes the tables of results/README.md, each between two comments that name it, and leaves the words around them. Rows
-are those of the sweeps named below, of what is finished in results/runs; the differences that a block of claims turns
-on are tested together (Welch's test, Holm's correction over the block).
+Writes the tables of results/README.md, each between two comments that name it, leaves the words around them, and draws
+docs/dimensions.png. Rows are those of the sweeps named below, of what is finished in results/runs; the differences that
+a block of claims turns on are tested together (Welch's test, Holm's correction over the block).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 
 from dl2pa.identity import leaves
 from dl2pa.report import stats
-from dl2pa.report.collect import Cell
+from dl2pa.report.collect import Cell, collect
+from dl2pa.report.draw import draw, styles
+from dl2pa.report.figures import figures
 from dl2pa.report.tables import published_value
 from dl2pa.sweep import grid
 from dl2pa.sweep.compose import composing
@@ -24,6 +26,7 @@ from dl2pa.sweep.plan import planned
 
 PAGE = rates.ROOT / "results" / "README.md"
 RUNS = rates.ROOT / "results" / "runs"
+DOCS = rates.ROOT / "docs"
 # Of each sweep the pairs of rows that its claims compare, at every imbalance and dimension that both have.
 PAIRS: dict[str, Sequence[tuple[str, str]]] = {
     "fast_cifar100": [
@@ -209,6 +212,16 @@ def filled(text: str) -> str:
     return text
 
 
+def draw_dimensions() -> None:
+    """The report's figure of fast_dimensions, whose network no other sweep trains on that data set."""
+    cells = [cell for cell in collect([RUNS]) if (cell.dataset, cell.network) == ("cifar10_lt", "whitened-64")]
+    found = next(figure for figure in figures(cells) if figure.name.startswith("dimension-"))
+    figure = replace(found, name="dimensions")
+    draw(figure, DOCS, styles([figure]))
+    (DOCS / "dimensions.pdf").unlink()  # the repository keeps the picture that pages show
+
+
 if __name__ == "__main__":
     with composing():
         PAGE.write_text(filled(PAGE.read_text()))
+    draw_dimensions()

@@ -11,6 +11,12 @@ from filelock import FileLock
 # The tests' networks are small and two tests run at a time: a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on a SLURM come first: one worker takes them, one after the other, while the others do the rest."""
+    items.sort(key=lambda item: "cluster" not in getattr(item, "fixturenames", ()))
+
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

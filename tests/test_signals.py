@@ -14,8 +14,11 @@ NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.S
 
 @pytest.fixture(autouse=True)
 def former() -> Iterator[dict[signal.Signals, object]]:
+    """Python's own handlers, whatever the tests were started with, as nohup and & ignore some."""
     handlers = {name: signal.getsignal(name) for name in NAMES}
-    yield {**handlers}
+    for name in NAMES:
+        signal.signal(name, signal.default_int_handler if name == signal.SIGINT else signal.SIG_DFL)
+    yield {name: signal.getsignal(name) for name in NAMES}
     for name, handler in handlers.items():
         signal.signal(name, handler)
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 LARGE = 1000
-"""Classes from which on ``match`` comes here. Scipy on scores centred as there takes .5 to .7 of its time at 1,000 where
-classes differ (some .1 s), and six times as long at 3,000 where they are flat (docs/performance.md)."""
+"""Classes from which on ``match`` comes here. Scipy on scores centred as there takes .5 to .7 of its time at 1,000
+where classes differ, some .1 s, and six times as long at 3,000 where they are flat (docs/performance.md)."""
 
 TOLERANCE = 1e-7
 """Of the mean score; less is what ``match`` takes for a tie, too."""
