@@ -183,19 +183,19 @@ def differences(rows: dict[tuple[str, Place], Row], pairs: Sequence[tuple[str, s
     ]
     p = [stats.welch(mine, theirs) for *_, mine, theirs in compared]
     adjusted = iter(stats.holm([value for value in p if value is not None]))
+    said = [
+        ("missing", "", "") if value is None else (f"{mean(mine) - mean(theirs):+.2f}", _p(value), _p(next(adjusted)))
+        for (*_, mine, theirs), value in zip(compared, p, strict=True)
+    ]
     if columns := dimensions(place for _, _, place, *_ in compared):
         cells = {
-            (f"{first} - {second}", d): "missing"
-            if value is None
-            else f"{mean(mine) - mean(theirs):+.2f} (p {_p(value)}, Holm {_p(next(adjusted))})"
-            for (first, second, (_, d), mine, theirs), value in zip(compared, p, strict=True)
+            (f"{first} - {second}", d): f"{points} (p {welch}, Holm {holm})" if welch else points
+            for (first, second, (_, d), *_), (points, welch, holm) in zip(compared, said, strict=True)
         }
         return by_dimension("difference", columns, cells)
     lines = ["| difference | imbalance | d | points | Welch's p | Holm's p |", "|---|---|---|---|---|---|"]
-    for (first, second, place, mine, theirs), value in zip(compared, p, strict=True):
-        points = f"{mean(mine) - mean(theirs):+.2f}" if value is not None else "missing"
-        shown = ["", ""] if value is None else [_p(value), _p(next(adjusted))]
-        lines.append(f"| {first} - {second} | {place[0]} | {place[1]} | {points} | {' | '.join(shown)} |")
+    for (first, second, place, *_), words in zip(compared, said, strict=True):
+        lines.append(f"| {first} - {second} | {' | '.join([*place, *words])} |")
     return lines
 
 
