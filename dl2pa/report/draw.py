@@ -51,9 +51,8 @@ def _line(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -> N
             capsize=2, linewidth=1.2,
         )  # fmt: skip
     if figure.log_x:
-        ticks = sorted({x for series in figure.series for x in series.x})
         axes.set_xscale("log")
-        if len(ticks) <= 12:  # dimensions and ratios; not costs
+        if ticks := figure.ticks():
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
     else:

@@ -40,6 +40,11 @@ class Figure:
     columns: Sequence[str] = ()
     unit: str = ""
 
+    def ticks(self) -> list[float]:
+        """Of a line's logarithmic axis: its values, where they are few, as dimensions and ratios are, and not costs."""
+        found = sorted({x for series in self.series for x in series.x}) if self.kind == "line" and self.log_x else []
+        return found if len(found) <= 12 else []
+
 
 def figures(cells: Sequence[Cell]) -> list[Figure]:
     """Every figure for which there are runs."""

@@ -86,6 +86,8 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
         drawn.update_layout(yaxis={"type": "category", "autorange": "reversed"}, xaxis={"type": "category"})
     elif figure.log_x:
         drawn.update_xaxes(type="log")
+        if ticks := figure.ticks():
+            drawn.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     elif figure.kind == "points":
         drawn.update_layout(yaxis={"scaleanchor": "x"}, xaxis={"constrain": "domain"})
     elif figure.kind == "line":

@@ -305,9 +305,10 @@ def test_pictures_and_page(runs: Path, tmp_path: Path) -> None:
       const column = () => [...document.querySelectorAll("table")[0].tBodies[0].rows].map(r => r.cells[0].textContent);
       const down = column(); head.click(); const up = column();
       const plot = document.querySelector(".plotly-graph-div");
+      const ticks = [...plot.querySelectorAll(".xtick text")].map(t => t.textContent);
       Plotly.Fx.hover(plot, [{curveNumber: 0, pointNumber: 0}]);
       setTimeout(() => { const told = [...plot.querySelectorAll(".hovertext text")].map(t => t.textContent).join(" ");
-        document.body.innerHTML = "<pre>" + JSON.stringify({down, up, told}) + "</pre>"; }, 500);
+        document.body.innerHTML = "<pre>" + JSON.stringify({down, up, ticks, told}) + "</pre>"; }, 500);
     };</script></html>"""
     (out / "probe.html").write_text(page.replace("</html>", probe))
     done = subprocess.run(
@@ -320,6 +321,7 @@ def test_pictures_and_page(runs: Path, tmp_path: Path) -> None:
     told = json.loads(found[1])
     assert told["down"] == ["dl2pa", "psc.cos_scaled"]
     assert told["up"] == ["psc.cos_scaled", "dl2pa"]
+    assert told["ticks"] == ["10", "20"], "the dimensions that there are"
     assert "top-1 %" in told["told"]
     assert "n = 3" in told["told"]
 
