@@ -1,6 +1,7 @@
 """Every sweep that is shipped, and what ``python -m dl2pa plan`` says and refuses."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -163,3 +164,14 @@ def test_planning_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("sweep=k8: 12 runs")
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "torchvision", "scipy", "sklearn"}
+
+
+def test_who_reads_no_further_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    """As `| head` does."""
+    words = [sys.executable, "-m", "dl2pa", "plan", "dataset=digits", f"runs_dir={tmp_path}"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == -signal.SIGPIPE
