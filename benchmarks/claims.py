@@ -7,6 +7,7 @@ a block of claims turns on are tested together (Welch's test, Holm's correction 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import mean, stdev
 from typing import Any
 
@@ -26,7 +27,6 @@ from dl2pa.sweep.plan import planned
 
 PAGE = rates.ROOT / "results" / "README.md"
 RUNS = rates.ROOT / "results" / "runs"
-DOCS = rates.ROOT / "docs"
 # Of each sweep the pairs of rows that its claims compare, at every imbalance and dimension that both have.
 PAIRS: dict[str, Sequence[tuple[str, str]]] = {
     "fast_cifar100": [
@@ -96,6 +96,7 @@ class Row:
         return f"{mean(self.top1):.2f}{spread} ({len(self.top1)}{left})"
 
 
+@cache  # for the tables and the figure: all of a sweep's configs are composed
 def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     """By row label and place, in the order of the sweep; a learning rate is named where a row has several.
 
@@ -224,8 +225,7 @@ def draw_dimensions() -> None:
     ]
     title = "CIFAR-10-LT at 0.01, recipe=fast, half the width, three seeds"
     figure = Figure("dimensions", title, "line", "dimension d", "top-1 %", series, log_x=True)
-    draw(figure, DOCS, styles([figure]))
-    (DOCS / "dimensions.pdf").unlink()  # the repository keeps the picture that pages show
+    draw(figure, rates.DOCS, styles([figure]), ["png"])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from dl2pa.sweep.launch import launch
 from dl2pa.sweep.plan import Run, planned
 
 SWEEP = "fast_methods"
-DOCS = rates.ROOT / "docs"
 PAPER = (1.0e15, 76.9)  # FLOP of its recipe, and the best published top-1
 Result = dict[str, Any]
 
@@ -48,8 +47,7 @@ def draw_curve(names: Sequence[str], lengths: Sequence[Sequence[Result]], folder
     epochs = [runs[0]["epochs"] for runs in lengths]
     title = f"CIFAR-10-LT at 0.01, recipe=fast, {', '.join(map(str, epochs[:-1]))} and {epochs[-1]} epochs, one seed"
     figure = Figure("methods", title, "line", "training FLOP", "top-1 %", series, log_x=True)
-    draw(figure, folder, styles([figure]))
-    (folder / "methods.pdf").unlink()  # the repository keeps the picture that pages show
+    draw(figure, folder, styles([figure]), ["png"])
 
 
 def table(rows: Sequence[rates.Row], names: Sequence[str], done: Sequence[Result]) -> str:
@@ -93,8 +91,8 @@ def write(rows: Sequence[rates.Row]) -> None:
     lengths = [results(runs) for runs in (quarter, of_length(rows, 0.5, "shorter"), of_length(rows, 1, "runs"))]
     if len(lengths[-1]) < len(rows):
         raise UserError(f"{len(rows) - len(lengths[-1])} of {len(rows)} runs did not finish")
-    draw_curve(names, [length for length in lengths if len(length) == len(rows)], DOCS)
-    (DOCS / "methods.md").write_text(table(rows, names, lengths[-1]))
+    draw_curve(names, [length for length in lengths if len(length) == len(rows)], rates.DOCS)
+    (rates.DOCS / "methods.md").write_text(table(rows, names, lengths[-1]))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -105,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
     for share, runs_dir in ((1, "runs"), (0.5, "shorter")):
         launch(of_length(rows, share, runs_dir, more), None, "local", {"slots": slots}, wait=True)
         write(rows)
-    print((DOCS / "methods.md").read_text())
+    print((rates.DOCS / "methods.md").read_text())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dl2pa.sweep.launch import launch
 from dl2pa.sweep.plan import Run, distinct, planned
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 CHOICES = ROOT / "results" / "choices"
 RATES = (0.03, 0.1, 0.4)
 OUTSIDE = {0.03: 0.01, 0.01: 0.003, 0.4: 1.6, 1.6: 6.4}

@@ -145,6 +145,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in ("plan", "status", "watch", "logs") and hasattr(signal, "SIGPIPE"):
+    if {*sys.argv[1:2]} & {"plan", "status", "watch", "logs"}:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # these only print: `| head` ends them, without a traceback
     sys.exit(main(sys.argv[1:]))

@@ -27,8 +27,10 @@ def styles(found: Sequence[Figure]) -> dict[str, tuple[str, str]]:
     return dict(zip(labels, zip(cycle(COLOURS), cycle(markers), strict=False), strict=False))
 
 
-def draw(figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]]) -> None:
-    """Writes NAME.png and NAME.pdf."""
+def draw(
+    figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]], endings: Sequence[str] = ("png", "pdf")
+) -> None:
+    """Writes NAME.png and NAME.pdf, or those of other ``endings``."""
     tall = min(12.0, max(3.2, 0.16 * len(figure.rows)))
     drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0))
     {"line": _line, "bar": _bar, "scatter": _scatter, "points": _points, "map": _map}[figure.kind](axes, figure, style)
@@ -38,7 +40,7 @@ def draw(figure: Figure, folder: Path, style: Mapping[str, tuple[str, str]]) -> 
         handles, labels = axes.get_legend_handles_labels()
         wrapped = [textwrap.fill(label, 40) for label in labels]
         axes.legend(handles, wrapped, fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    for ending in ("png", "pdf"):
+    for ending in endings:
         drawn.savefig(folder / f"{figure.name}.{ending}", dpi=160, bbox_inches="tight")
     plt.close(drawn)
 
