@@ -72,6 +72,26 @@ PAIRS["fast_dimensions"] = [
     ("dl2pa_plus", "balanced_softmax.cos_scaled"),
     ("dl2pa_plus", "dl2pa loss=balanced_cross_entropy"),
 ]
+PAIRS["fast_static"] = [
+    (
+        "dl2pa loss=balanced_cross_entropy assignment=hungarian",
+        "dl2pa loss=balanced_cross_entropy assignment=static",
+    )
+]
+# The assignment on the same prototypes, the prototypes under the same assignment, and how often to match.
+PAIRS["fast_assignment"] = [
+    *((f"dl2pa prototypes={p} assignment=hungarian", f"dl2pa prototypes={p} assignment=static")
+      for p in ("separation", "uniform_readme", "exact")),
+    *((f"dl2pa prototypes=exact assignment={a}", f"dl2pa prototypes=separation assignment={a}")
+      for a in ("static", "hungarian")),
+    *((f"dl2pa {often}", "dl2pa prototypes=exact assignment=hungarian")
+      for often in (
+          "assignment.every=step assignment.statistic=queue assignment.freeze_after=1.0",
+          "assignment.every=1 assignment.freeze_after=1.0",
+          "assignment.every=5 assignment.freeze_after=1.0",
+          "assignment.warmup=0.1 assignment.freeze_after=0.15",
+      )),
+]  # fmt: skip
 Place = tuple[str, str]  # imbalance, dimension
 
 

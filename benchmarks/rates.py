@@ -86,10 +86,10 @@ def try_rates(rows: Sequence[Row], work_off: Callable[[Sequence[Run]], None], mo
 
 
 def label(words: Sequence[str]) -> str:
-    """A row of a sweep by its method, and the loss or assignment where it is not the preset's."""
+    """A row of a sweep by its method, and what of loss, prototypes and assignment is not the preset's."""
     values = dict(word.split("=", 1) for word in words)
     variant = f".{values['method.variant']}" if "method.variant" in values else ""
-    parts = [f"{key}={values[key]}" for key in ("loss", "assignment") if key in values]
+    parts = [word for word in words if word.startswith(("loss", "prototypes", "assignment"))]
     return " ".join([values["method"] + variant, *parts])
 
 

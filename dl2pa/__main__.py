@@ -130,7 +130,7 @@ def fetch(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Do what ``arguments`` say; the exit status: 0 done, 2 no such verb. A UserError is told, and exits with 1."""
-    if not arguments or arguments[0] in ("help", "-h", "--help"):
+    if not arguments or arguments[0] == "help" or {*arguments} & {"-h", "--help"}:
         print(USAGE)
         return 0
     verb, *rest = arguments

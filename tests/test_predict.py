@@ -176,6 +176,8 @@ def test_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert [verb for verb in command_line.VERBS if f"\n  {verb} " not in usage] == ["fetch", "probe", "mirror"]
     assert max(len(line) for line in usage.splitlines()) < 120
     assert len(usage.splitlines()) < 28
+    assert command_line.main(["plan", "--help"]) == command_line.main(["status", "-h"]) == 0
+    assert capsys.readouterr().out == 2 * usage
     assert command_line.main(["trian"]) == 2
     assert "trian: no such verb" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
