@@ -1,7 +1,7 @@
 """The cost of the tables' best accuracy, under recipe=fast and the paper's: python benchmarks/recipes.py [KEY=VALUE...]
 
-CIFAR-10-LT at 0.01. recipe=fast: the finished runs of results/runs whose top-1 is the tables' best or more; the
-cheapest length of each row counts. The paper's recipe was not trained to its end. The seconds of both are what their
+CIFAR-10-LT at 0.01. recipe=fast: the cells of results/runs and results/shorter whose top-1 is the tables' best or
+more, the cheapest first. The paper's recipe was not trained to its end. The seconds of both are what their
 FLOP or epochs take at the images a second that are measured here in turn, of training alone.
 """
 

@@ -17,7 +17,7 @@ mirror.log          what the mirror to W&B said; wandb/: W&B's own files
 """
 
 import contextlib
-import itertools
+import glob
 import json
 import os
 import shutil
@@ -113,7 +113,7 @@ class RunFolder:
             held.release()
 
     def set_aside(self) -> None:
-        """Move an old folder to RUNS_DIR/.old, which nothing reads, under the first free number."""
+        """Move an old folder to RUNS_DIR/.old, which nothing reads, under the next number."""
         if not self.path.exists():
             return
         target = self._old(self.reruns())
@@ -122,8 +122,9 @@ class RunFolder:
             os.replace(self.path, target)
 
     def reruns(self) -> int:
-        """How many old folders of the run were set aside, and are still there."""
-        return next(number for number in itertools.count() if not self._old(number).exists())
+        """How many old folders of the run were set aside, as the largest number tells that is still there."""
+        there = self._old(0).parent.glob(f"{glob.escape(self.path.name)}.*")
+        return max((int(old.suffix[1:]) + 1 for old in there if old.suffix[1:].isdigit()), default=0)
 
     def _old(self, number: int) -> Path:
         return self.path.parent.parent / ".old" / self.path.parent.name / f"{self.path.name}.{number}"
@@ -329,8 +330,10 @@ class RunFolder:
 
     def keep_epochs(self, kind: str, epochs: int) -> None:
         """Drop the lines of epochs after the first ``epochs``: those that a resumed run is about to write again."""
-        kept = [record for record in self.lines(kind) if record["epoch"] <= epochs]
-        write_whole(self.path / f"{kind}.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        target = self.path / f"{kind}.jsonl"
+        kept = "".join(json.dumps(record) + "\n" for record in self.lines(kind) if record["epoch"] <= epochs)
+        if target.exists() and target.read_text() != kept:
+            write_whole(target, kept, durable=True)
 
     def log(self, message: str) -> None:
         with writing(self.said), open(self.said, "a") as file:

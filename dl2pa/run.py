@@ -106,6 +106,8 @@ class _Run:
         self.trainer = make_trainer(cfg, data, self.device, self.precision, lambda line: self.console.say(line))
         self.evaluate = make_evaluation(cfg, data, self.device, self._stop_if_asked)
         self.model = self.trainer.model
+        shape = (cfg.dataset.channels, cfg.dataset.size, cfg.dataset.size)
+        self.flops = training_flops(self.model, shape, self.device)  # of an image
         self.word_similarity = word_similarity(cfg.dataset.source, cfg.dataset.num_classes)
         if (state := folder.load("last")) is not None:
             with folder.taking("last"):
@@ -217,7 +219,6 @@ class _Run:
 
     def _result(self) -> dict[str, Any]:
         cfg, at, last = self.cfg, self.trainer.position, self.last_metrics
-        data = cfg.dataset
         result = {
             "run_id": self.folder.run_id,
             "group": identity.group_name(cfg),
@@ -247,7 +248,7 @@ class _Run:
             "backbone": cfg.backbone.name,
             "width": cfg.backbone.width,
             "seconds": self._seconds(),
-            "flops": at.images * training_flops(self.model, (data.channels, data.size, data.size), self.device),
+            "flops": at.images * self.flops,
             "images_per_second": at.images / max(at.train_seconds, 1e-9),
             "device": str(self.device),
             "hardware": hardware(self.device, ranks.count()),

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -222,13 +223,18 @@ def test_a_line_cut_short_is_as_if_never_written(folder: RunFolder, cut: int) ->
     assert [(line["epoch"], line["loss"]) for line in folder.lines("metrics")] == [(1, 0.25), (2, 0.25), (3, 0.5)]
 
 
-def test_keep_epochs(folder: RunFolder) -> None:
+def test_keep_epochs(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.keep_epochs("metrics", 0)  # before anything was written
     assert folder.lines("metrics") == []
     for epoch in (1, 2, 3):
         folder.append("metrics", {"epoch": epoch})
         folder.append("assignments", {"epoch": epoch})
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    folder.keep_epochs("metrics", 3)  # nothing to drop
+    assert not synced
     folder.keep_epochs("metrics", 2)
+    assert synced, "a machine that loses its power must not lose the epochs that were kept"
     assert folder.lines("metrics") == [{"epoch": 1}, {"epoch": 2}]
     assert len(folder.lines("assignments")) == 3
     folder.keep_epochs("metrics", 0)
@@ -385,6 +391,8 @@ def test_set_aside_numbers_old_folders(folder: RunFolder) -> None:
         assert kept == {"top1": number}
     folder.set_aside()  # nothing there: nothing done
     assert len(list((runs / ".old" / "digits").iterdir())) == 3
+    shutil.rmtree(runs / ".old" / "digits" / "some-run.0")
+    assert folder.reruns() == 3  # no number is given twice
     with folder.claimed():  # a fresh start
         assert folder.result() is None
 

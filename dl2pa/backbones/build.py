@@ -11,7 +11,6 @@ from dl2pa.backbones.small import SmallNet
 from dl2pa.backbones.torchvision_nets import resnet50_wide, torchvision_net
 from dl2pa.backbones.whitened import Whitened
 from dl2pa.backbones.widths import CONFIGURABLE, feature_width
-from dl2pa.errors import UserError
 
 # Those in CONFIGURABLE also take ``width``.
 _BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -40,15 +39,6 @@ def build_backbone(name: str, in_channels: int, width: int | None = None) -> Bac
     return _BACKBONES[name](in_channels=in_channels, **options)
 
 
-def _identity(width: int, dimension: int) -> nn.Module:
-    if width != dimension:
-        raise UserError(
-            f"dimension={dimension} does not fit backbone.neck=none on a backbone whose features have {width}: "
-            f"use dimension={width} or backbone.neck=linear"
-        )
-    return nn.Identity()
-
-
 def _mlp(width: int, dimension: int) -> nn.Module:
     # An affine map of `width` features spans at most width + 1 of the `dimension` axes, which bounds the cosine with
     # spread-out prototypes when dimension is larger. A hidden layer lifts that bound only if it is as wide as the
@@ -62,15 +52,12 @@ def _mlp(width: int, dimension: int) -> nn.Module:
     )
 
 
-_NECKS: dict[str, Callable[[int, int], nn.Module]] = {"none": _identity, "linear": nn.Linear, "mlp": _mlp}
+_NECKS: dict[str, Callable[[int, int], nn.Module]] = {"none": nn.Identity, "linear": nn.Linear, "mlp": _mlp}
 
 
 def build_neck(kind: str, width: int, dimension: int) -> nn.Module:
     """The map from features [B,width] to the metric space [B,dimension]: none (identity), linear (with bias) or mlp.
 
-    The paper's balanced ResNet-32 is backbone resnet32 with neck linear: 486,736 + 65 dimension parameters. Raises
-    UserError for an unknown kind, and for none where width and dimension differ.
+    The paper's balanced ResNet-32 is backbone resnet32 with neck linear: 486,736 + 65 dimension parameters.
     """
-    if kind not in _NECKS:
-        raise UserError(f"backbone.neck={kind} is unknown: use one of {', '.join(_NECKS)}")
     return _NECKS[kind](width, dimension)

@@ -12,8 +12,6 @@ from dl2pa.data.readers import READERS, Source
 from dl2pa.data.split import Split, concatenate
 from dl2pa.errors import UserError
 
-LABEL_ALIGNMENTS = ("fixed", "shifted")
-
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -45,16 +43,8 @@ def load(
     would tell nothing. ``label_alignment``: "shifted" gives a long-tail set the labels of the published code (see
     ``shifted_labels``). The test set is never touched.
 
-    Raises UserError if the data are missing, damaged or not ``num_classes`` classes, or a value is not legal.
+    Raises UserError if the data are missing, damaged or not ``num_classes`` classes, or a class has none left.
     """
-    if name not in READERS:
-        raise UserError(f"dataset.source={name}: not one of {', '.join(READERS)}")
-    if not 0 <= holdout < 1:
-        raise UserError(f"holdout={holdout}: must be at least 0 and below 1")
-    if imbalance is not None and not 0 < imbalance <= 1:
-        raise UserError(f"imbalance={imbalance}: must be above 0 and at most 1, the smallest class / the largest")
-    if label_alignment not in LABEL_ALIGNMENTS:
-        raise UserError(f"dataset.label_alignment={label_alignment}: not one of {', '.join(LABEL_ALIGNMENTS)}")
     dataset = name if imbalance is None else f"{name}_lt"
     source = READERS[name](Request(name, dataset, Path(data_root).expanduser(), download))
     _check(name, source, num_classes)

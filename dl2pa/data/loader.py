@@ -192,10 +192,6 @@ def _check_in_memory(split: Split, transform: ImageTransform) -> None:
     height, width = split.source.shape[1:3]
     if (height, width) != (transform.size, transform.size):
         raise UserError(f"dataset.size={transform.size}: the images of this data set are {width}x{height}")
-    if transform.train_crop != "pad" or transform.resize is not None or transform.jitter > 0:
-        raise UserError(
-            "augment.crop=resized, dataset.resize and augment.jitter are for data sets of image files, not for this one"
-        )
 
 
 Request = tuple[int, Tensor]  # epoch, indices [B]

@@ -38,12 +38,6 @@ class ImageTransform:
     erase: float = 0.0
     cutout: int = 0
 
-    def __post_init__(self) -> None:
-        if self.train_crop not in ("pad", "resized"):
-            raise UserError(f"augment.crop={self.train_crop}: not one of pad, resized")
-        if self.resize is not None and self.resize < self.size:
-            raise UserError(f"dataset.resize={self.resize}: must be at least dataset.size={self.size}")
-
 
 def read_for_training(path: str, transform: ImageTransform, seed: int, epoch: int, index: int) -> Tensor:
     """The image as uint8 [size, size, 3], its randomness a function of (seed, epoch, index) alone.

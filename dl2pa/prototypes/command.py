@@ -62,9 +62,10 @@ def main(arguments: Sequence[str]) -> None:
         folder = Path(command.data_root) / "prototypes"
         points = cached(folder, *wanted, **options)
         path = cache_path(folder, *wanted, **options)
-        if not os.path.isfile(path):
+        if os.path.isfile(path):
+            rows.append(("file", str(path)))
+        elif command.out is None:
             raise UserError(f"data_root={command.data_root}: cannot keep prototypes in {folder}")
-        rows.append(("file", str(path)))
     else:
         points = build(*wanted, **options)
         if command.file is not None:

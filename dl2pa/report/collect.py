@@ -3,12 +3,16 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from dl2pa import identity
 from dl2pa.backbones.widths import feature_width
+from dl2pa.config import Config
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.report import presets
@@ -109,8 +113,16 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
     return found
 
 
+@cache
+def _default_leaves() -> dict[str, Any]:
+    """What a key stands for in the config of a run that is older than the key."""
+    plain = OmegaConf.to_container(identity.defaults(Config), throw_on_missing=False, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return identity.leaves(plain)
+
+
 def _without_seeds(values: Mapping[Any, Any], over: Sequence[str]) -> dict[str, Any]:
-    found = identity.leaves(values)
+    found = {**_default_leaves(), **identity.leaves(values)}
     if unknown := [name for name in over if name not in found]:
         raise UserError(f"over={','.join(unknown)}: no such key of a run's config")
     return {name: value for name, value in found.items() if name not in ("seed", *over)}

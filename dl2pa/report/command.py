@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     print(tables.markdown(found))
     finished = sum(len(cell.results) for cell in cells)
     missing = sum(cell.missing for cell in cells)
-    if words.get("figures") != "false":
+    if words["figures"] == "true":
         _pictures(cells, found, out)
     print(f"{finished} finished runs in {len(cells)} cells, {missing} planned ones are missing: {out}/index.html")
 
@@ -60,10 +60,12 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], Path, dict[str, str]]:
     at = rest.index("--out")
     out = Path(rest[at + 1])
     del rest[at : at + 2]
-    words = dict(word.split("=", 1) for word in rest if "=" in word)
+    words = {"figures": "true"} | dict(word.split("=", 1) for word in rest if "=" in word)
     directories = [word for word in rest if "=" not in word]
     if unknown := [key for key in words if key not in ("sweep", "baseline", "over", "figures")]:
         raise UserError(f"{unknown[0]}={words[unknown[0]]} is not legal: {USAGE}")
+    if words["figures"] not in ("true", "false"):
+        raise UserError(f"figures={words['figures']} is not legal: use true or false")
     if not directories:
         raise UserError(USAGE)
     return directories, out, words

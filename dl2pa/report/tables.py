@@ -1,6 +1,7 @@
 """Cells as the paper's tables: rows are methods, columns dimensions and imbalances; one a data set and network."""
 
 import csv
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,17 +39,20 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}, {self.network}"
+        """The data set, the network, and the imbalance and dimension that all columns share."""
+        shared = [parts[0] for parts in zip(*map(_parts, self.columns), strict=True) if len({*parts}) == 1 and parts[0]]
+        return ", ".join([self.dataset, self.network, *shared])
 
     def headings(self) -> list[str]:
-        """What the columns differ by, and the data set's one imbalance or dimension once."""
-        ratios, dimensions = {ratio for ratio, _ in self.columns}, {d for _, d in self.columns}
-        found = []
-        for ratio, d in self.columns:
-            parts = [f"imbalance {ratio:g}"] if ratio is not None and (len(ratios) > 1 or len(dimensions) == 1) else []
-            parts += [f"d = {d}"] if len(dimensions) > 1 or not parts else []
-            found.append(", ".join(parts))
-        return found
+        """What the columns differ by; what is measured, of a single one."""
+        differing = [len({*parts}) > 1 for parts in zip(*map(_parts, self.columns), strict=True)]
+        found = [", ".join(itertools.compress(_parts(column), differing)) for column in self.columns]
+        return found if any(differing) else ["top-1 %"]
+
+
+def _parts(column: Column) -> tuple[str, str]:
+    ratio, d = column
+    return "" if ratio is None else f"imbalance {ratio:g}", f"d = {d}"
 
 
 def tables(cells: Iterable[Cell], baseline: str | None = None) -> list[Table]:

@@ -11,7 +11,14 @@ from dl2pa.sweep.plan import Run, distinct
 from dl2pa.sweep.record import Record
 
 
-def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mapping[str, Any], wait: bool) -> None:
+def launch(
+    runs: Sequence[Run],
+    name: str | None,
+    executor: str,
+    settings: Mapping[str, Any],
+    wait: bool,
+    earlier: Sequence[RunFolder] = (),
+) -> str:
     """Freeze the configs of ``runs`` in their folders and work those off that are not finished.
 
     It returns when all have ended; or, if ``executor`` is slurm and without ``wait``, at once.
@@ -19,6 +26,10 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
 
     Args:
         name: of the sweep; None makes one of its runs.
+        earlier: runs of the same sweep that were launched before, and are left as they are.
+
+    Returns:
+        The name of the sweep.
 
     Raises:
         UserError: the runs lie in several runs_dirs, the executor cannot take them, or rerun=true means one that is
@@ -30,7 +41,8 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
     runs_dirs = sorted({str(path.parent.parent) for path in configs})
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
-    sweep = Record(name or record.name_of(folders), [record.key(folder) for folder in folders], executor, {**settings})
+    keys = dict.fromkeys(map(record.key, [*earlier, *folders]))
+    sweep = Record(name or record.name_of(folders), list(keys), executor, {**settings})
     queue = executors.queue_of(folders)
     states = {folder.path: folder.state(queue) for folder in folders}
     for path, state in states.items():
@@ -59,6 +71,7 @@ def launch(runs: Sequence[Run], name: str | None, executor: str, settings: Mappi
         if not any(run.cfg.rerun for run in runs):
             raise
         raise Stopped(f"{stopped} without rerun=true", stopped.signal) from None
+    return sweep.name
 
 
 def outcomes(folders: Sequence[RunFolder]) -> list[tuple[float | None, UserError | None]]:

@@ -1,6 +1,7 @@
 """Working run folders off on this machine: a pool of slots, each run in a process of its own."""
 
 import contextlib
+import glob
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ POLL = 0.05  # seconds
 ELSEWHERE = 2.0  # seconds between two looks at a run that another process works on
 MEMORY = 2 * 2**30  # bytes that a run on the CPU is expected to take
 MOST = 16  # runs that are tried on one GPU
+_NODES = "/dev/nvidia[0-9]*"  # of GPUs, which a container may have without nvidia-smi
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,20 @@ class Local:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without loading torch."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without loading torch.
+
+    Raises:
+        UserError: there are some, and nobody to count them: all runs would share the first one.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
+        if nodes := glob.glob(_NODES):
+            raise UserError(
+                f"{sorted(nodes)[0]} is a GPU, and nvidia-smi, which counts them, is not here: use the environment's "
+                f"CUDA_VISIBLE_DEVICES=0,1,... to say which the runs may have, or device=cpu"
+            )
         return []
     asked = subprocess.run(
         ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=60

@@ -13,6 +13,8 @@ from dl2pa.sweep import executors, record, slurm
 from dl2pa.sweep.look import job_output, look_all, print_table
 from dl2pa.sweep.record import Record
 
+_FOREIGN = "in another user's process (pid {pid}), and goes on: that user can cancel it"
+
 
 def status(arguments: Sequence[str]) -> None:
     """Prints a table of the runs of DIR, all or one sweep's.
@@ -28,10 +30,13 @@ def watch(arguments: Sequence[str]) -> None:
     """Shows the table until no run is queued, running or waiting for a slot.
 
     Raises:
-        UserError: as ``status``.
+        UserError: as ``status``; or some have not finished.
+        Stopped: asked to from outside, which ends the watching alone.
     """
     folders, _ = _chosen(arguments, "watch DIR [sweep=NAME]")
-    executors.watch(folders)
+    if (asked := executors.watch(folders)) is not None:
+        raise Stopped("what is queued or running goes on", asked)
+    _all_finished(folders)
 
 
 def retry(arguments: Sequence[str]) -> None:
@@ -57,9 +62,7 @@ def retry(arguments: Sequence[str]) -> None:
         # What had begun has been saved, and is neither failed nor lost any more.
         message = "stopped, nothing lost: launch.py -m goes on with all of them, retry --failed with what had not begun"
         raise Stopped(message, stopped.signal) from None
-    queue = executors.queue_of(broken)
-    if again := [verdict for folder in broken if (verdict := executors.verdict(folder, queue)) is not None]:
-        raise UserError("\n".join([*again, f"{len(again)} of {len(broken)} runs did not finish"]))
+    _all_finished(broken)
 
 
 def cancel(arguments: Sequence[str]) -> None:
@@ -86,23 +89,31 @@ def cancel(arguments: Sequence[str]) -> None:
     # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
     sweeps = [(sweep, {*map(record.key, sweep.folders(runs_dir))}) for sweep in record.every(runs_dir)]
     pools = {pool for sweep, runs in sweeps if runs and keys >= runs for pool in sweep.pools}
-    launchers = sum(_terminate(pool) for pool in pools)
+    launchers, foreign = 0, []
+    for pool in pools:
+        try:
+            launchers += _terminate(pool)
+        except psutil.AccessDenied:
+            foreign.append(f"{runs_dir}: a launcher {_FOREIGN.format(pid=pool.pid)}")
     elsewhere = []
     for folder in active:
         holder = folder.holder()
         if record.key(folder) in submitted or holder is None or holder.released:
             continue
-        if holder.here():
-            _terminate(holder)
-        else:
+        if not holder.here():
             elsewhere.append(f"{folder.path}: runs on {holder.host_name} (pid {holder.pid}); cancel it there")
+            continue
+        try:
+            _terminate(holder)
+        except psutil.AccessDenied:
+            elsewhere.append(f"{folder.path}: runs {_FOREIGN.format(pid=holder.pid)}")
     others = f" and {launchers} of their launchers" if launchers else ""
     print(f"asked {len(active) - len(elsewhere)} runs{others} to stop; what they have done is kept")
     goes_on = "is to begin yet: its launcher goes on, with other runs, too; cancel the sweep, or delete this folder"
     waiting = record.in_hand([folder for folder in folders if folder not in active], pools)
     begins = [f"{runs_dir / run}: {goes_on}" for run in sorted(waiting)]
-    if elsewhere or begins:
-        raise UserError("\n".join([*elsewhere, *begins]))
+    if problems := [*foreign, *elsewhere, *begins]:
+        raise UserError("\n".join(problems))
 
 
 def logs(arguments: Sequence[str]) -> None:
@@ -174,11 +185,21 @@ def _by_sweep(runs_dir: Path, folders: Sequence[RunFolder]) -> list[tuple[Record
     return found
 
 
+def _all_finished(folders: Sequence[RunFolder]) -> None:
+    """Raises UserError with a verdict on each that nobody goes on with."""
+    queue = executors.queue_of(folders)
+    if unfinished := [verdict for folder in folders if (verdict := executors.verdict(folder, queue)) is not None]:
+        raise UserError("\n".join([*unfinished, f"{len(unfinished)} of {len(folders)} runs did not finish"]))
+
+
 def _terminate(holder: Holder) -> bool:
-    """Whether it was there to be asked."""
+    """Whether it was there to be asked. Raises psutil.AccessDenied where it is another user's."""
     if not holder.here() or not holder.lives_here():
         return False
-    psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+    try:
+        psutil.Process(holder.pid).send_signal(signal.SIGTERM)
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
     return True
 
 

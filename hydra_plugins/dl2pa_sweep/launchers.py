@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from dl2pa.sweep.plan import Run
+    from dl2pa.folder import RunFolder
 
 
 class RunFolderLauncher(Launcher):
@@ -27,7 +27,7 @@ class RunFolderLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         words = config.hydra.overrides.task
         self.name = next((word.removeprefix("sweep=") for word in words if word.startswith("sweep=")), None)
-        self.launched: list[Run] = []
+        self.launched: list[RunFolder] = []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """A job whose run is not waited for counts as completed, with no value; one that failed carries its error."""
@@ -35,11 +35,13 @@ class RunFolderLauncher(Launcher):
         from dl2pa.sweep.plan import planned
 
         runs = planned(job_overrides)
-        self.launched += runs  # a search launches batch after batch
-        launch(self.launched, self.name, self.executor, self.settings, self.wait)
+        # A search launches batch after batch, which are one sweep; a point that it comes back to is not trained anew.
         for run in runs:
-            run.cfg.rerun = False  # the next batch of a search leaves them alone
-        ended = outcomes([run.folder for run in runs])
+            run.cfg.rerun = run.cfg.rerun and run.folder.path not in {folder.path for folder in self.launched}
+        self.name = launch(runs, self.name, self.executor, self.settings, self.wait, self.launched)
+        folders = [run.folder for run in runs]
+        self.launched += folders
+        ended = outcomes(folders)
         return [_returned(run.words, *outcome) for run, outcome in zip(runs, ended, strict=True)]
 
 

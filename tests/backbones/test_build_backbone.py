@@ -136,8 +136,6 @@ def test_width_of_a_fixed_backbone_is_refused() -> None:
 def test_neck_none() -> None:
     features = torch.rand(2, 64)
     assert torch.equal(build_neck("none", 64, 64)(features), features)
-    with pytest.raises(UserError, match=r"dimension=32 does not fit backbone\.neck=none .* use dimension=64"):
-        build_neck("none", 64, 32)
 
 
 @pytest.mark.parametrize("dimension", [10, 200])
@@ -153,8 +151,3 @@ def test_mlp_reaches_all_axes_that_linear_cannot() -> None:
     features = torch.randn(400, 16)
     ranks = [torch.linalg.matrix_rank(build_neck(kind, 16, 40)(features)).item() for kind in ("linear", "mlp")]
     assert ranks == [17, 40]
-
-
-def test_unknown_neck() -> None:
-    with pytest.raises(UserError, match=r"backbone\.neck=wide is unknown: use one of none, linear, mlp"):
-        build_neck("wide", 64, 32)

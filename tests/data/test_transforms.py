@@ -103,13 +103,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, noise: str, content: bytes | No
     assert "\n" not in str(caught.value)
 
 
-def test_values_that_are_not_legal() -> None:
-    with pytest.raises(UserError, match=r"augment\.crop=centre"):
-        ImageTransform(8, train_crop="centre")
-    with pytest.raises(UserError, match=r"dataset\.resize=7: must be at least dataset\.size=8"):
-        ImageTransform(8, resize=7)
-
-
 @pytest.mark.parametrize("policy", ["trivial", "auto"])
 def test_a_policy_changes_most_images_each_in_its_own_way(noise: str, policy: str) -> None:
     plain = read_for_training(noise, ImageTransform(16), 0, 0, 0)

@@ -56,6 +56,15 @@ def test_a_mistake_is_one_line_that_names_it(words: list[str], expected: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_what_cannot_be_kept_is_still_written_where_it_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["kind=uniform", *SIZES, f"data_root={tmp_path / 'file' / 'data'}"]
+    main([*words, f"out={tmp_path / 'copy.npy'}"])
+    assert np.load(tmp_path / "copy.npy").shape == (8, 4)
+    with pytest.raises(UserError, match="cannot keep prototypes in"):
+        main(words)
+
+
 def test_an_option_that_is_not_given_has_the_kinds_default() -> None:
     assert (parse(["kind=separation", *SIZES]).steps, parse(["kind=uniform_readme", *SIZES]).steps) == (10000, 1000)
     assert (parse(["kind=separation", *SIZES, "steps=7"]).steps, parse(["kind=softmax_separation", *SIZES]).lr) == (

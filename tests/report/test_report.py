@@ -106,6 +106,35 @@ def test_the_tables(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [line["missing"] for line in by_cell].count("1") == 1
 
 
+def test_what_all_columns_share_stands_in_the_title(tmp_path: Path) -> None:
+    def described(*words: str) -> tuple[str, list[str]]:
+        write(tmp_path / "runs", "dataset=cifar100_lt", "backbone.neck=linear", *words, top1=60.0)
+        (table,) = tables.tables(collect([tmp_path / "runs"]))
+        return table.title, table.headings()
+
+    network = "cifar100_lt, resnet32_lt_wide"
+    assert described("imbalance=0.01", "dimension=64") == (f"{network}, imbalance 0.01, d = 64", ["top-1 %"])
+    assert described("imbalance=0.01", "dimension=32") == (f"{network}, imbalance 0.01", ["d = 32", "d = 64"])
+    both = ["imbalance 0.02, d = 32", "imbalance 0.01, d = 32", "imbalance 0.01, d = 64"]
+    assert described("imbalance=0.02", "dimension=32") == (network, both)
+    shutil.rmtree(tmp_path / "runs")
+    described("imbalance=0.01", "dimension=64")
+    ratios = ["imbalance 0.02", "imbalance 0.01"]
+    assert described("imbalance=0.02", "dimension=64") == (f"{network}, d = 64", ratios)
+
+
+def test_a_run_older_than_a_key_has_its_default(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = write(tmp_path, "dataset=digits", f"seed={seed}", top1=90.0 + seed)
+    path = folder.path / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    (cutout,) = [line for line in lines if line.strip().startswith("cutout:")]
+    lines.remove(cutout)
+    path.write_text("".join(lines))
+    (one,) = collect([tmp_path])
+    assert (one.label, one.values("top1")) == ("dl2pa", [90.0, 91.0])
+
+
 def test_what_is_published_stands_beside_and_doubt_is_marked(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         words = ("dataset=cifar100", "dimension=10", f"seed={seed}")
@@ -273,6 +302,7 @@ def test_holm() -> None:
         (["--out", "{out}"], "usage"),
         (["{runs}", "--out"], "usage"),
         (["{runs}", "--out", "{out}", "colour=red"], "colour=red is not legal"),
+        (["{runs}", "--out", "{out}", "figures=no"], "figures=no is not legal: use true or false"),
         (["{runs}", "--out", "{out}", "baseline=nobody"], "baseline=nobody is not legal: use one of dl2pa"),
         (["{runs}", "--out", "{out}", "sweep=none"], "no sweep of"),
         (["{out}", "--out", "{out}"], "neither a run folder nor a runs_dir"),

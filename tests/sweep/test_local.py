@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from composing import compose_config
 from faults import environment
@@ -27,7 +28,7 @@ from dl2pa.memory import available
 from dl2pa.sweep import executors, grid, plan, record, sharing, verbs
 from dl2pa.sweep.compose import composing
 from dl2pa.sweep.launch import launch
-from dl2pa.sweep.local import Local, work_off
+from dl2pa.sweep.local import Local, gpus, work_off
 from dl2pa.sweep.look import look_all
 from dl2pa.sweep.record import Record
 from dl2pa.sweep.sharing import Measured
@@ -395,6 +396,20 @@ def test_runs_on_the_cpu_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.
     assert given == [[], ["2", "5"], ["2", "5"]]
 
 
+def test_gpus_that_nobody_counts_are_not_shared_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container without nvidia-smi: each run would take the first one."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("dl2pa.sweep.local._NODES", str(tmp_path / "nvidia[0-9]*"))
+    (tmp_path / "nvidiactl").touch()
+    assert gpus() == []
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(UserError, match="nvidia0 is a GPU, and nvidia-smi, which counts them, is not here"):
+        gpus()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert gpus() == ["0", "1"]
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_memory_of_a_job(version: int, tmp_path: Path) -> None:
     """A limit of the group above, 300 kB taken in it, 100 of them pages of files."""
@@ -520,23 +535,31 @@ def test_a_stopped_rerun_goes_on_without_the_word(tmp_path: Path, monkeypatch: p
 
 
 def test_a_search_trains_each_of_its_points_anew_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rerun=true; every batch is launched with those before it."""
+    """With rerun=true; every batch adds to the sweep of those before it, and leaves also their failures alone."""
     place = f"runs_dir={tmp_path / 'runs'}"
     for seed in (0, 1):
         planned(f"seed={seed}", place).write_result({"top1": 10.0})
     trained: list[str] = []
 
     def work_off(runs_dir: Path, sweep: Record, folders: Sequence[RunFolder], *_: object) -> None:
+        record.write(runs_dir, sweep)
         for folder in folders:
             trained.append(str(folder.frozen()["seed"]))
-            folder.write_result({"top1": 50.0 + len(trained)})
+            if trained[-1] == "2":
+                folder.write_error(UserError("diverged"))
+            else:
+                folder.write_result({"top1": 50.0 + len(trained)})
 
     monkeypatch.setattr(executors, "work_off", work_off)
     launcher = RunFolderLauncher("local", wait=True)
     launcher.name, launcher.launched = None, []
     with composing():
-        found = [launcher.launch([[f"seed={seed}", "rerun=true", place]], seed)[0].return_value for seed in (0, 1)]
-    assert (trained, found) == (["0", "1"], [51.0, 52.0])
+        batches = [launcher.launch([[f"seed={seed}", "rerun=true", place]], seed) for seed in (2, 0, 1, 0)]
+    assert trained == ["2", "0", "1"]
+    assert [batch[0]._return_value for batch in batches[1:]] == [52.0, 53.0, 52.0]
+    assert isinstance(batches[0][0]._return_value, UserError)
+    (sweep,) = record.every(tmp_path / "runs")
+    assert [run.split("-")[2] for run in sweep.runs] == ["s2", "s0", "s1"]
 
 
 @pytest.mark.parametrize("state", [State.running, State.queued])
@@ -621,6 +644,28 @@ def test_cancel_leaves_the_launchers_of_others_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(verbs, "_terminate", lambda holder: not asked.append(holder.pid))
     verbs.cancel([str(mine.path)])
     assert asked == [11]
+
+
+def test_cancel_goes_on_past_what_it_cannot_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that ends between the look and the signal, and one of another user."""
+    runs = [planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1, 2)]
+    answers: list[Exception | None] = [psutil.NoSuchProcess(1), psutil.AccessDenied(1), None]
+
+    def send_signal(process: psutil.Process, number: signal.Signals) -> None:
+        assert number is signal.SIGTERM
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr(psutil.Process, "send_signal", send_signal)
+    with contextlib.ExitStack() as held:
+        for folder in runs:
+            held.enter_context(folder.claimed())
+        with pytest.raises(UserError, match=rf"^\S+: runs in another user's process \(pid {os.getpid()}\), [^\n]+$"):
+            verbs.cancel([str(tmp_path)])
+    assert not answers
+    assert "asked 2 runs to stop" in capsys.readouterr().out
 
 
 def test_an_old_error_is_not_shown_as_news(

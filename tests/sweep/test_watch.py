@@ -12,7 +12,7 @@ from processes import planned
 from dl2pa.errors import Stopped, UserError
 from dl2pa.folder import State
 from dl2pa.lease import Holder
-from dl2pa.sweep import executors, record, slurm
+from dl2pa.sweep import executors, record, slurm, verbs
 from dl2pa.sweep.record import Record
 
 BUSY = slurm.BusyError("squeue: Socket timed out")
@@ -87,6 +87,8 @@ def test_what_ends_the_watching_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(slurm.Resources, "check", lambda self: None)
     monkeypatch.setattr(executors, "_pause", lambda seconds, stop: os.kill(os.getpid(), signal.SIGTERM))
     assert executors.watch([folder]) is signal.SIGTERM
+    with pytest.raises(Stopped, match="what is queued or running goes on"):
+        verbs.watch([str(tmp_path)])
     with pytest.raises(Stopped, match="what is queued or running goes on; the same command waits") as stopped:
         executors.work_off(tmp_path, Record("mine", [record.key(folder)], "slurm"), [], wait=True)
     assert stopped.value.code != 0
@@ -110,8 +112,17 @@ def test_a_failed_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypat
     os.utime(folder.path / "error.json", (0, 0))
     record.write(tmp_path, Record("mine", [record.key(folder)], pools=[Holder.this_process()]))
     monkeypatch.setattr(executors, "_pause", lambda seconds, stop: folder.write_result({"top1": 1.0}))
-    executors.watch([folder])
+    verbs.watch([str(tmp_path)])
     assert folder.finished()
+
+
+def test_what_has_not_finished_ends_the_watching_with_an_error(tmp_path: Path) -> None:
+    """`watch runs && report runs` reports nothing of which a run failed."""
+    runs = [planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1)]
+    runs[0].write_result({"top1": 1.0})
+    runs[1].write_error(ValueError("broken"))
+    with pytest.raises(UserError, match=rf"failed: {runs[1].path}: broken\n1 of 2 runs did not finish"):
+        verbs.watch([str(tmp_path)])
 
 
 def test_a_run_that_failed_in_its_pool_is_not_waited_for(tmp_path: Path) -> None:
