@@ -234,11 +234,12 @@ def filled(text: str) -> str:
 
 
 def draw_dimensions() -> None:
-    """docs/dimensions.png: the cells of fast_dimensions in which no run is missing; Hydra must be initialised."""
+    """docs/dimensions.png: the cells of fast_dimensions and fast_static in which no run is missing; Hydra must be
+    initialised."""
     lines: dict[str, dict[int, Row]] = {}
-    for (label, (_, dimension)), row in rows_of("fast_dimensions").items():
+    for (label, (_, dimension)), row in [*rows_of("fast_dimensions").items(), *rows_of("fast_static").items()]:
         if len(row.top1) == row.planned:
-            lines.setdefault(label, {})[int(dimension)] = row
+            lines.setdefault(label.removesuffix(" assignment=hungarian"), {})[int(dimension)] = row
     series = [
         Series(label, list(at), [mean(row.top1) for row in at.values()], [stdev(row.top1) for row in at.values()])
         for label, at in lines.items()

@@ -332,7 +332,7 @@ class RunFolder:
         """Drop the lines of epochs after the first ``epochs``: those that a resumed run is about to write again."""
         target = self.path / f"{kind}.jsonl"
         kept = "".join(json.dumps(record) + "\n" for record in self.lines(kind) if record["epoch"] <= epochs)
-        if target.exists() and target.read_text() != kept:
+        if not target.exists() or target.read_text() != kept:
             write_whole(target, kept, durable=True)
 
     def log(self, message: str) -> None:
