@@ -82,6 +82,15 @@ class RunFolder:
     def run_id(self) -> str:
         return self.path.name
 
+    @property
+    def runs_dir(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def key(self) -> str:
+        """The run within its runs_dir: DATASET/NAME."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
     @classmethod
     def below(cls, path: str | Path) -> "list[RunFolder]":
         """The run folder at ``path``, or all below it if it is a runs_dir, in the order of their names.
@@ -92,10 +101,14 @@ class RunFolder:
         root = Path(path).resolve()
         if (root / "config.yaml").is_file():
             return [cls(root)]
-        found = [cls(config.parent) for config in sorted(root.glob("[!.]*/[!.]*/config.yaml"))]
-        if not found:
+        if not (found := cls.within(root)):
             raise UserError(f"{path}: neither a run folder nor a runs_dir with any (RUNS_DIR/DATASET/NAME/config.yaml)")
         return found
+
+    @classmethod
+    def within(cls, runs_dir: Path) -> "list[RunFolder]":
+        """All of a runs_dir, in the order of their names; what lies under a name with a dot is none."""
+        return [cls(config.parent) for config in sorted(runs_dir.glob("[!.]*/[!.]*/config.yaml"))]
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[Lease]:
@@ -127,7 +140,7 @@ class RunFolder:
         return max((int(old.suffix[1:]) + 1 for old in there if old.suffix[1:].isdigit()), default=0)
 
     def _old(self, number: int) -> Path:
-        return self.path.parent.parent / ".old" / self.path.parent.name / f"{self.path.name}.{number}"
+        return self.runs_dir / ".old" / f"{self.key}.{number}"
 
     # -- what the run is, and where it runs
 
@@ -192,7 +205,7 @@ class RunFolder:
         stored.data_root = local.get("data_root", "data")
         if Path(local.get("prototypes_file", "")).is_file():
             stored.prototypes.file = local["prototypes_file"]
-        stored.runs_dir = str(self.path.parent.parent)
+        stored.runs_dir = str(self.runs_dir)
         return stored
 
     def group(self) -> str:

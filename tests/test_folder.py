@@ -480,8 +480,8 @@ def test_a_folder_without_a_config_is_no_run_folder(folder: RunFolder) -> None:
 def test_an_onlooker_writes_nothing() -> None:
     """Each method of a run folder that is not known to read alone is another one in an onlooker's."""
     reads = """
-        of existing below run_id reruns frozen config group local classes finished state attempts holder job error
-        failed_since output said lines load taking result mirror_log wandb_dir mirrored
+        of existing below within run_id runs_dir key reruns frozen config group local classes finished state attempts
+        holder job error failed_since output said lines load taking result mirror_log wandb_dir mirrored
     """.split()  # noqa: SIM905 - a list of strings would fill a page
     # The first rank's alone: launchers plan and submit, and one process mirrors.
     elsewhere = {"plan", "write_job", "mirroring", "write_mirrored"}

@@ -374,7 +374,7 @@ def test_sync_of_a_whole_runs_dir(
         sync([str(runs_dir)])
     sent = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
     assert sorted(sent) == sorted([str(folder.path), str(others[0].path)])
-    sweep_record.write(runs_dir, sweep_record.Record("mine", [sweep_record.key(others[0])]))
+    sweep_record.write(runs_dir, sweep_record.Record("mine", [others[0].key]))
     sync([str(runs_dir), "sweep=mine"])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{others[0].path}: no epoch after 1")

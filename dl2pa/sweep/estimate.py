@@ -44,7 +44,7 @@ class Speeds:
 
 def finished_in(runs_dirs: Iterable[Path]) -> list[dict[str, Any]]:
     """The results of all finished runs below some runs_dirs."""
-    folders = (RunFolder(path.parent) for root in runs_dirs for path in root.glob("[!.]*/[!.]*/result.json"))
+    folders = (folder for runs_dir in runs_dirs for folder in RunFolder.within(runs_dir))
     return [result for folder in folders if (result := folder.result()) is not None]
 
 

@@ -38,10 +38,10 @@ def launch(
     """
     configs = {run.folder.path.resolve(): run.cfg for run in distinct(runs)}
     folders = [RunFolder(path) for path in configs]
-    runs_dirs = sorted({str(path.parent.parent) for path in configs})
+    runs_dirs = sorted({str(folder.runs_dir) for folder in folders})
     if len(runs_dirs) > 1:
         raise UserError(f"runs_dir={','.join(runs_dirs)}: the runs of a sweep lie in one runs_dir")
-    keys = dict.fromkeys(map(record.key, [*earlier, *folders]))
+    keys = dict.fromkeys(folder.key for folder in [*earlier, *folders])
     sweep = Record(name or record.name_of(folders), list(keys), executor, {**settings})
     queue = executors.queue_of(folders)
     states = {folder.path: folder.state(queue) for folder in folders}

@@ -13,7 +13,7 @@ from rich.table import Table
 from dl2pa import lease
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder, State
-from dl2pa.sweep import record, slurm
+from dl2pa.sweep import slurm
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -53,7 +53,7 @@ def look(folder: RunFolder, queue: Mapping[str, str] | None, now: float | None =
     try:
         config = folder.frozen()
     except UserError as error:  # of one run, which is to hide no other
-        return Look(record.key(folder), state, 0, 0, None, None, str(error))
+        return Look(folder.key, state, 0, 0, None, None, str(error))
     epochs = config["epochs"]
     lines = folder.lines("metrics")
     epoch = lines[-1]["epoch"] if lines else 0
@@ -63,11 +63,11 @@ def look(folder: RunFolder, queue: Mapping[str, str] | None, now: float | None =
         epoch = epochs if epoch == 0 else epoch
     elif state is State.running and lines and config["max_steps"] is None:
         left = max(0.0, (epochs - epoch) * lines[-1]["seconds"] / epoch)
-    return Look(record.key(folder), state, epoch, epochs, top1, left, note(folder, state))
+    return Look(folder.key, state, epoch, epochs, top1, left, note(folder, state))
 
 
 def look_all(folders: Sequence[RunFolder], queue: Mapping[str, str] | None) -> list[Look]:
-    now = lease.file_clock(folders[0].path.parent.parent)
+    now = lease.file_clock(folders[0].runs_dir)
     return [look(folder, queue, now) for folder in folders]
 
 
@@ -94,7 +94,7 @@ def job_output(folder: RunFolder) -> Path | None:
     job = folder.job()
     if job is None:
         return None
-    path = slurm.output(folder.path.parent.parent, job)
+    path = slurm.output(folder.runs_dir, job)
     return path if path.exists() else None
 
 

@@ -34,22 +34,17 @@ class Record:
 
 def name_of(folders: Sequence[RunFolder]) -> str:
     """The name of a sweep that has no file: by its runs, so that the same command finds it again."""
-    ids = "\n".join(sorted(key(folder) for folder in folders))
+    ids = "\n".join(sorted(folder.key for folder in folders))
     return f"multirun-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
-
-
-def key(folder: RunFolder) -> str:
-    """A run as a record names it."""
-    return f"{folder.path.parent.name}/{folder.path.name}"
 
 
 def write(runs_dir: Path, record: Record) -> None:
     """Keep ``record``. What the sweep had before and differs by the seed alone stays a part of it: launched with
     seed=3 it has one run more in each cell."""
     if (before := _known(runs_dir, record.name)) is not None:
-        others = [folder for folder in before.folders(runs_dir) if key(folder) not in record.runs]
+        others = [folder for folder in before.folders(runs_dir) if folder.key not in record.runs]
         cells = {folder.group() for folder in record.folders(runs_dir)} if others else set()
-        record.runs = [key(folder) for folder in others if folder.group() in cells] + record.runs
+        record.runs = [folder.key for folder in others if folder.group() in cells] + record.runs
     target = _path(runs_dir, record.name)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +70,7 @@ def in_hand(folders: Sequence[RunFolder], ending: Collection[Holder] = ()) -> se
     left = [folder for folder in folders if not folder.finished()]
     pools = [
         (pool, pool.began(), sweep.runs)
-        for sweep in (every(left[0].path.parent.parent) if left else ())
+        for sweep in (every(left[0].runs_dir) if left else ())
         for pool in sweep.pools
         if pool not in ending and pool.here() and pool.lives_here()
     ]
@@ -86,8 +81,8 @@ def in_hand(folders: Sequence[RunFolder], ending: Collection[Holder] = ()) -> se
             # It begins none a second time that was cancelled, or died, or failed before it had its folder.
             begun = holder is not None and holder.here() and holder.started > pool.started
             begun = begun or folder.failed_since(began)
-            if key(folder) in its and not begun:
-                waiting.add(key(folder))
+            if folder.key in its and not begun:
+                waiting.add(folder.key)
     return waiting
 
 

@@ -74,7 +74,7 @@ def cancel(arguments: Sequence[str]) -> None:
     folders, runs_dir = _chosen(arguments, "cancel DIR [sweep=NAME]")
     queue = executors.queue_of(folders)
     active = [folder for folder in folders if folder.state(queue) in (State.queued, State.running)]
-    keys = {record.key(folder) for folder in folders}
+    keys = {folder.key for folder in folders}
     submitted: list[str] = []
     if jobs := {job for folder in active if (job := folder.job()) is not None}:
         # Not of ``folders`` alone: runs may share a job.
@@ -83,11 +83,11 @@ def cancel(arguments: Sequence[str]) -> None:
         slurm.cancel(sorted(jobs))
         for folder in ending:
             folder.write_job(None)
-        submitted = [record.key(folder) for folder in ending]
+        submitted = [folder.key for folder in ending]
         if beside := [run for run in submitted if run not in keys]:
             print(f"in one job with them, and stopped, too: {', '.join(beside)}")
     # A pool whose other runs are not meant goes on; only what it has running of these is stopped below.
-    sweeps = [(sweep, {*map(record.key, sweep.folders(runs_dir))}) for sweep in record.every(runs_dir)]
+    sweeps = [(sweep, {run.key for run in sweep.folders(runs_dir)}) for sweep in record.every(runs_dir)]
     pools = {pool for sweep, runs in sweeps if runs and keys >= runs for pool in sweep.pools}
     launchers, foreign = 0, []
     for pool in pools:
@@ -98,7 +98,7 @@ def cancel(arguments: Sequence[str]) -> None:
     elsewhere = []
     for folder in active:
         holder = folder.holder()
-        if record.key(folder) in submitted or holder is None or holder.released:
+        if folder.key in submitted or holder is None or holder.released:
             continue
         if not holder.here():
             elsewhere.append(f"{folder.path}: runs on {holder.host_name} (pid {holder.pid}); cancel it there")
@@ -170,12 +170,12 @@ def _chosen(arguments: Sequence[str], usage: str) -> tuple[list[RunFolder], Path
     if len(paths) != 1 or len(sweeps) > 1:
         raise UserError(f"usage: python -m dl2pa {usage}")
     folders = record.folders_of(paths[0], sweeps[0] if sweeps else None)
-    return folders, folders[0].path.parent.parent
+    return folders, folders[0].runs_dir
 
 
 def _by_sweep(runs_dir: Path, folders: Sequence[RunFolder]) -> list[tuple[Record, list[RunFolder]]]:
     """``folders`` by the sweep that was last launched with each; those of none as one of their own, in local slots."""
-    left = {record.key(folder): folder for folder in folders}
+    left = {folder.key: folder for folder in folders}
     found = []
     for sweep in record.every(runs_dir):
         if mine := [left.pop(run) for run in sweep.runs if run in left]:

@@ -284,7 +284,7 @@ def test_averaged_over_another_seed(tmp_path: Path) -> None:
 
 def test_one_sweep_of_a_runs_dir(tmp_path: Path) -> None:
     folders = [write(tmp_path, "dataset=digits", f"seed={seed}", top1=90.0) for seed in range(3)]
-    record.write(tmp_path, record.Record("mine", [record.key(folder) for folder in folders[:2]]))
+    record.write(tmp_path, record.Record("mine", [folder.key for folder in folders[:2]]))
     (one,) = collect([tmp_path], sweep="mine")
     assert len(one.results) == 2
 

@@ -299,8 +299,8 @@ def test_one_unreadable_run_hides_no_other(tmp_path: Path) -> None:
     (runs[0].path / "config.yaml").write_text("[")
     looks = look_all(RunFolder.below(tmp_path), None)
     assert {look.run: "config.yaml: cannot be read" in look.note for look in looks} == {
-        record.key(runs[0]): True,
-        record.key(runs[1]): False,
+        runs[0].key: True,
+        runs[1].key: False,
     }
 
 
@@ -391,7 +391,7 @@ def test_runs_on_the_cpu_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.
     for devices in (["cpu", "cpu"], ["cpu", "auto"], ["cpu", "cpu", "auto"]):
         words = [(f"device={device}", f"seed={seed}") for seed, device in enumerate(devices)]
         runs = [planned(*each, f"runs_dir={tmp_path}") for each in words]
-        sweep = Record("name", [record.key(run) for run in runs])
+        sweep = Record("name", [run.key for run in runs])
         executors.work_off(tmp_path, sweep, runs[:2], wait=True, running=runs[2:])
     assert given == [[], ["2", "5"], ["2", "5"]]
 
@@ -610,7 +610,7 @@ def test_where_nothing_is_left_to_run_no_gpu_is_missed(tmp_path: Path, monkeypat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = planned("seed=0", f"runs_dir={tmp_path}")
     done.write_result({"top1": 50.0})
-    executors.work_off(tmp_path, Record("mine", [record.key(done)], "local", {"runs_per_gpu": 4}), [], wait=True)
+    executors.work_off(tmp_path, Record("mine", [done.key], "local", {"runs_per_gpu": 4}), [], wait=True)
 
 
 def test_slots_leave_what_a_scheduler_runs_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,7 +619,7 @@ def test_slots_leave_what_a_scheduler_runs_to_it(tmp_path: Path, monkeypatch: py
     there.write_job("7")
     given: list[Sequence[RunFolder]] = []
     monkeypatch.setattr("dl2pa.sweep.local.work_off", lambda folders, slots, shown, running: given.append(running))
-    executors.work_off(tmp_path, Record("mine", [*map(record.key, (here, there))]), [], True, running=[here, there])
+    executors.work_off(tmp_path, Record("mine", [here.key, there.key]), [], True, running=[here, there])
     assert given == [[here]]
     assert there.job() == "7"
 
@@ -638,7 +638,7 @@ def test_cancel_leaves_the_launchers_of_others_alone(tmp_path: Path, monkeypatch
     mine, gone, other = (planned("device=cpu", f"seed={seed}", f"runs_dir={tmp_path}") for seed in (0, 1, 2))
     for name, runs, pid in (("mine", [mine], 11), ("gone", [gone], 12), ("other", [mine, other], 13)):
         pool = replace(Holder.this_process(), pid=pid)
-        record.write(tmp_path, Record(name, [*map(record.key, runs)], pools=[pool]))
+        record.write(tmp_path, Record(name, [run.key for run in runs], pools=[pool]))
     shutil.rmtree(gone.path)
     asked: list[int] = []
     monkeypatch.setattr(verbs, "_terminate", lambda holder: not asked.append(holder.pid))
@@ -692,7 +692,7 @@ def test_the_record_of_a_sweep_says_how_it_was_launched(tmp_path: Path) -> None:
     stored = json.loads(path.read_text())
     assert stored["executor"] == "local"
     assert stored["settings"]["slots"] == 2
-    assert stored["runs"] == [record.key(folder) for folder in RunFolder.below(tmp_path / "runs")]
+    assert stored["runs"] == [folder.key for folder in RunFolder.below(tmp_path / "runs")]
     path.write_text("{")
     refused = verb(tmp_path, "cancel", "runs")
     assert "not a readable sweep" in refused.said

@@ -98,6 +98,7 @@ def test_plan_counts_runs_cells_and_what_is_finished(tmp_path: Path, capsys: pyt
     cfg = compose_config("dataset=cifar100", "assignment.freeze_after=1.0", "dimension=25", "seed=2", runs_dir)
     folder = RunFolder.of(cfg)
     with folder.claimed():
+        folder.write_config(cfg)
         folder.write_result(
             {"top1": 50.0, "dataset": "cifar100", "backbone": "resnet32", "width": None, "imbalance": None}
             | {"epochs": cfg.epochs, "seconds": 3600.0, "hardware": "a GPU", "threads": 4, "revision": "abc"}

@@ -66,7 +66,7 @@ def test_a_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypatch: pyt
     """Its process is not there yet, or still imports: all that shows that it is going to be is the pool."""
     folder = planned("device=cpu", f"runs_dir={tmp_path}")
     executors.watch([folder])  # nobody has it in hand
-    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[Holder.this_process()]))
+    record.write(tmp_path, Record("mine", [folder.key], pools=[Holder.this_process()]))
     paused: list[float] = []
 
     def pause(seconds: float, stop: object) -> None:
@@ -90,7 +90,7 @@ def test_what_ends_the_watching_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(Stopped, match="what is queued or running goes on"):
         verbs.watch([str(tmp_path)])
     with pytest.raises(Stopped, match="what is queued or running goes on; the same command waits") as stopped:
-        executors.work_off(tmp_path, Record("mine", [record.key(folder)], "slurm"), [], wait=True)
+        executors.work_off(tmp_path, Record("mine", [folder.key], "slurm"), [], wait=True)
     assert stopped.value.code != 0
 
 
@@ -110,7 +110,7 @@ def test_a_failed_run_that_waits_for_a_slot_is_watched(tmp_path: Path, monkeypat
     folder = planned("device=cpu", f"runs_dir={tmp_path}")
     folder.write_error("of an earlier attempt")
     os.utime(folder.path / "error.json", (0, 0))
-    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[Holder.this_process()]))
+    record.write(tmp_path, Record("mine", [folder.key], pools=[Holder.this_process()]))
     monkeypatch.setattr(executors, "_pause", lambda seconds, stop: folder.write_result({"top1": 1.0}))
     verbs.watch([str(tmp_path)])
     assert folder.finished()
@@ -131,8 +131,8 @@ def test_a_run_that_failed_in_its_pool_is_not_waited_for(tmp_path: Path) -> None
     folder.write_error("of an earlier attempt")
     pool = Holder.this_process()
     os.utime(folder.path / "error.json", (0, pool.began() - 1))
-    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[pool]))
-    assert record.in_hand([folder]) == {record.key(folder)}
+    record.write(tmp_path, Record("mine", [folder.key], pools=[pool]))
+    assert record.in_hand([folder]) == {folder.key}
     folder.write_error("broken installation")
     assert record.in_hand([folder]) == set()
 
@@ -151,7 +151,7 @@ def test_what_a_scheduler_refuses_is_as_it_was(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(slurm.Resources, "check", lambda self: None)
     before = runs[1].error()
     with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
-        executors.work_off(tmp_path, Record("mine", [*map(record.key, runs)], "slurm"), runs, wait=False)
+        executors.work_off(tmp_path, Record("mine", [run.key for run in runs], "slurm"), runs, wait=False)
     assert [folder.job() for folder in runs] == ["7", None]
     assert [folder.error() for folder in runs] == [None, before]
     assert runs[1].state() is State.failed
@@ -160,8 +160,8 @@ def test_what_a_scheduler_refuses_is_as_it_was(tmp_path: Path, monkeypatch: pyte
 def test_a_run_that_its_pool_has_let_go_is_not_waited_for(tmp_path: Path) -> None:
     folder = planned("device=cpu", f"runs_dir={tmp_path}")
     pool = Holder.this_process()
-    record.write(tmp_path, Record("mine", [record.key(folder)], pools=[replace(pool, started=pool.started - 1)]))
-    assert record.in_hand([folder]) == {record.key(folder)}
+    record.write(tmp_path, Record("mine", [folder.key], pools=[replace(pool, started=pool.started - 1)]))
+    assert record.in_hand([folder]) == {folder.key}
     with folder.claimed():
         pass
     assert record.in_hand([folder]) == set()
