@@ -54,9 +54,18 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """For what Hydra does outside its own reporting, composing for --help: the message alone, and exit status 1."""
+    """For what Hydra does outside its own reporting, composing for --help: the message alone, and exit status 1.
+
+    Ctrl-C before anything listens, or a second one, which does not wait for what the first one has saved: a line, and
+    the exit status that shells give to it.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print("interrupted; a run that had begun goes on from its last checkpoint", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except CompactHydraException as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
