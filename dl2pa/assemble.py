@@ -150,6 +150,7 @@ def image_transform(cfg: DictConfig) -> ImageTransform:
         cfg.dataset.size,
         train_crop=cfg.augment.crop,
         padding=cfg.augment.padding,
+        border=cfg.augment.border,
         flip=cfg.augment.flip,
         resize=cfg.dataset.resize,
         jitter=cfg.augment.jitter,

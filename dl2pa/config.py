@@ -46,8 +46,9 @@ class DatasetConfig:
 class AugmentConfig:
     """Training augmentation, in this order, drawn per image; mixup and cutmix are one lambda and one box a batch."""
 
-    crop: str = "pad"  # pad: zero-pad and crop at random | resized: random resized crop
+    crop: str = "pad"  # pad: pad and crop at random | resized: random resized crop
     padding: int = 0  # pixels
+    border: str = "zeros"  # of the padding: zeros | reflect: the image's own pixels, mirrored at its edge
     flip: bool = False
     jitter: float = 0.0  # brightness, contrast and saturation
     policy: str = "none"  # none | trivial: TrivialAugmentWide | auto: AutoAugment, CIFAR-10's; on files ImageNet's

@@ -11,16 +11,19 @@ from torch import Tensor
 from dl2pa.data.erase import inside
 
 
-def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """uint8 [B, H, W, c], each padded by zeros, cropped and mirrored on its own: of the same shape.
+def random_crop_flip(
+    images: Tensor, padding: int, flip: bool, generator: torch.Generator, border: str = "zeros"
+) -> Tensor:
+    """uint8 [B, H, W, c], each padded, cropped and mirrored on its own: of the same shape.
 
-    Row and column offsets are uniform on 0..2p, mirroring has probability 1/2. ``generator`` and ``images`` are on one
-    device; nothing waits for it.
+    Row and column offsets are uniform on 0..2p, mirroring has probability 1/2. ``border``: what the p pixels of padding
+    hold, "zeros", or "reflect": the image's own, mirrored at its edge. ``generator`` and ``images`` are on one device;
+    nothing waits for it.
     """
     batch = len(images)
     offsets = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator, device=images.device)
     if padding > 0:
-        images = _windows(images, offsets[0], offsets[1], padding)
+        images = _windows(_padded(images, padding, border), offsets[0], offsets[1], padding)
     if not flip:
         return images
     mirrored = torch.randint(0, 2, (batch,), generator=generator, device=images.device)
@@ -30,18 +33,29 @@ def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.
     return both.index_select(0, torch.arange(batch, device=images.device) + batch * mirrored)
 
 
-def _windows(images: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:
-    """The window of each padded image that starts at (row, column) [B]."""
+def _padded(images: Tensor, padding: int, border: str) -> Tensor:
     batch, height, width, channels = images.shape
-    padded_height, padded_width = height + 2 * padding, width + 2 * padding
-    padded = images.new_zeros(batch, padded_height, padded_width, channels)
-    padded[:, padding:-padding, padding:-padding] = images
+    padded = images.new_zeros(batch, height + 2 * padding, width + 2 * padding, channels)
+    inside = slice(padding, -padding)
+    padded[:, inside, inside] = images
+    if border == "reflect":
+        padded[:, :padding, inside] = images[:, 1 : padding + 1].flip(1)
+        padded[:, -padding:, inside] = images[:, -padding - 1 : -1].flip(1)
+        padded[:, :, :padding] = padded[:, :, padding + 1 : 2 * padding + 1].flip(2)
+        padded[:, :, -padding:] = padded[:, :, -2 * padding - 1 : -padding - 1].flip(2)
+    return padded
+
+
+def _windows(padded: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:
+    """The window of each padded image that starts at (row, column) [B]."""
+    batch, padded_height, padded_width, channels = padded.shape
+    height, width = padded_height - 2 * padding, padded_width - 2 * padding
     # Every pixel of the batch as the corner of a window: entry k is the window whose corner is pixel k, rows of
     # width * channels bytes that lie together. One index_select over one dimension copies them row by row (.05 ms for
     # 128 images of 32x32x3); indexing by (image, row, column) takes ten times as long.
     corners = batch * padded_height * padded_width - (height - 1) * padded_width - (width - 1)
     windows = padded.as_strided((corners, height, width * channels), (channels, padded_width * channels, 1))
-    corner = (torch.arange(batch, device=images.device) * padded_height + rows) * padded_width + columns
+    corner = (torch.arange(batch, device=padded.device) * padded_height + rows) * padded_width + columns
     return windows.index_select(0, corner).view(batch, height, width, channels)
 
 

@@ -92,7 +92,8 @@ class TensorLoader:
                 continue
             generator = torch.Generator(self._device).manual_seed(derive(self._seed, Stream.AUGMENT, epoch, step))
             images = self._split.take(indices)
-            images = random_crop_flip(images, self._transform.padding, self._transform.flip, generator)
+            transform = self._transform
+            images = random_crop_flip(images, transform.padding, transform.flip, generator, transform.border)
             if self._transform.policy != "none":
                 images = _each_under_policy(
                     images, self._transform.policy, derive(self._seed, Stream.POLICY, epoch, step)

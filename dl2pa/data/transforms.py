@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}  # torchvision's names
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """``size``: side of the square input in pixels.
 
-    Training: ``train_crop`` "pad" crops ``size`` at random from the image with ``padding`` zeros around it, "resized"
-    a random part of random shape, scaled to ``size``; then ``flip`` left-right with probability 1/2; then brightness,
-    contrast and saturation vary by up to ``jitter``; then ``policy`` "trivial" or "auto" (see ``under_policy``). Once
-    normalised, a rectangle is erased with probability ``erase`` and a square of side ``cutout`` (see data/erase.py).
+    Training: ``train_crop`` "pad" crops ``size`` at random from the image with ``padding`` pixels around it, ``border``
+    "zeros" or "reflect", "resized" a random part of random shape, scaled to ``size``; then ``flip`` left-right with
+    probability 1/2; then brightness, contrast and saturation vary by up to ``jitter``; then ``policy`` "trivial" or
+    "auto" (see ``under_policy``). Once normalised, a rectangle is erased with probability ``erase`` and a square of
+    side ``cutout`` (see data/erase.py).
     Evaluation, and training before a "pad" crop: the shorter side is scaled to ``resize`` and the centre cut out; with
     None images must have the right size already.
     """
@@ -31,6 +35,7 @@ class ImageTransform:
     size: int
     train_crop: str = "pad"
     padding: int = 0
+    border: str = "zeros"
     flip: bool = False
     resize: int | None = None
     jitter: float = 0.0
@@ -51,7 +56,9 @@ def read_for_training(path: str, transform: ImageTransform, seed: int, epoch: in
         if transform.train_crop == "resized":
             image = v2.RandomResizedCrop(transform.size)(image)
         else:
-            image = v2.RandomCrop(transform.size, padding=transform.padding)(fit(image, path, transform))
+            mode = _PADDING_MODES[transform.border]
+            crop = v2.RandomCrop(transform.size, padding=transform.padding, padding_mode=mode)
+            image = crop(fit(image, path, transform))
         if transform.flip:
             image = v2.RandomHorizontalFlip()(image)
         if transform.jitter > 0:

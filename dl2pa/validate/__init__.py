@@ -53,6 +53,11 @@ def _check_data(cfg: DictConfig) -> None:
         raise UserError(
             f"dataset.resize={cfg.dataset.resize} is not legal: use dataset.size={cfg.dataset.size} or more"
         )
+    if cfg.augment.border == "reflect" and cfg.augment.padding >= cfg.dataset.size:
+        raise UserError(
+            f"augment.padding={cfg.augment.padding} is not legal with augment.border=reflect: use less than "
+            f"dataset.size={cfg.dataset.size}"
+        )
     if cfg.augment.cutout > cfg.dataset.size:
         raise UserError(
             f"augment.cutout={cfg.augment.cutout} is not legal: use at most dataset.size={cfg.dataset.size} pixels"

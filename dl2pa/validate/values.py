@@ -16,6 +16,7 @@ CHOICES = {
     "dataset.source": ("digits", "cifar10", "cifar100", "svhn", "stl10", "imagenet200", "imagenet", "imagenet_lt"),
     "dataset.label_alignment": ("fixed", "shifted"),
     "augment.crop": ("pad", "resized"),
+    "augment.border": ("zeros", "reflect"),
     "augment.policy": ("none", "trivial", "auto"),
     "augment.target": ("soft", "dominant"),
     "backbone.neck": ("none", "linear", "mlp"),
@@ -114,6 +115,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 # key: it is read where one of these is over 0
 _NEEDS_ONE_OF = {
     "augment.target": ("augment.mixup", "augment.cutmix"),
+    "augment.border": ("augment.padding",),
     "optimizer.decay": ("optimizer.weight_decay",),
     "schedule.warmup_start": ("schedule.warmup",),
 }

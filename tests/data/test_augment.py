@@ -91,6 +91,20 @@ def test_padding_is_zero_before_normalisation() -> None:
     assert set(Normalise([0.5], [0.25], CPU)(cropped).unique().tolist()) == {-2.0, 2.0}
 
 
+@pytest.mark.parametrize("padding", [1, 4])
+def test_a_reflecting_border_is_the_images_own(padding: int) -> None:
+    source = torch.randint(0, 256, (40, 7, 9, 3), dtype=torch.uint8)
+    crops = random_crop_flip(source, padding, False, torch.Generator().manual_seed(0), "reflect")
+    size = 2 * [padding]
+    seen = set()
+    for image, crop in zip(source, crops, strict=True):
+        padded = np.pad(image.numpy(), (size, size, (0, 0)), mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, crop.shape)[:, :, 0]
+        (place,) = np.argwhere((windows == crop.numpy()).all(axis=(2, 3, 4)))
+        seen.add(tuple(place))
+    assert len(seen) > 2 * padding
+
+
 def test_mixup_blends_with_the_image_before() -> None:
     batch = torch.randn(5, 3, 6, 6).to(memory_format=torch.channels_last)
     mixed = mixup(batch, torch.tensor(0.7))

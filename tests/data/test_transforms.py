@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -35,10 +36,11 @@ def test_gray_images_get_three_channels(tmp_path: Path) -> None:
     assert read_for_evaluation(path, ImageTransform(8)).shape == (8, 8, 3)
 
 
-def test_pad_crop_is_a_window_of_the_zero_padded_image(noise: str) -> None:
-    transform = ImageTransform(16, padding=2)
-    padded = torch.zeros(20, 20, 3, dtype=torch.uint8)
-    padded[2:18, 2:18] = read_for_evaluation(noise, transform)
+@pytest.mark.parametrize(("border", "mode"), [("zeros", "constant"), ("reflect", "reflect")])
+def test_pad_crop_is_a_window_of_the_padded_image(noise: str, border: str, mode: str) -> None:
+    transform = ImageTransform(16, padding=2, border=border)
+    around = ((2, 2), (2, 2), (0, 0))
+    padded = torch.from_numpy(np.pad(read_for_evaluation(noise, transform).numpy(), around, mode))
     seen = set()
     for index in range(100):
         crop = read_for_training(noise, transform, 0, 0, index)
