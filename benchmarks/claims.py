@@ -13,9 +13,8 @@ from typing import Any
 
 import blocks
 import rates
-from omegaconf import OmegaConf
 
-from dl2pa.identity import leaves
+from dl2pa.identity import leaves_of
 from dl2pa.report import stats
 from dl2pa.report.collect import Cell
 from dl2pa.report.draw import draw, styles
@@ -137,9 +136,7 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
         label = rates.label(job)
         if len(rates_of[label]) > 1:
             label += f" optimizer.lr={words['optimizer.lr']}"
-        config = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
-        assert isinstance(config, dict)
-        known[label, place] = _published(Cell.of(leaves(config)))
+        known[label, place] = _published(Cell.of(leaves_of(run.cfg)))
         found.setdefault((label, place), []).append(run.folder.result())
         if run.cfg.imbalance is not None and run.cfg.loss.name == "cross_entropy" and run.cfg.loss.adjust == 0:
             plain.add((label, place))

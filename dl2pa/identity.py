@@ -65,6 +65,13 @@ def leaves(values: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
+def leaves_of(cfg: DictConfig) -> dict[str, Any]:
+    """The same of a config that is not written down, with the names of enums; "???" for a value that is missing."""
+    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return leaves(container)
+
+
 @cache
 def defaults(schema: type) -> DictConfig:
     """A schema with its defaults, for reading alone. Making it takes 10 ms, and a plan needs it for every run."""

@@ -87,20 +87,18 @@ class TensorLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = _order(len(self._split), self._seed, epoch).to(self._device)
+        transform = self._transform
         for step, indices in enumerate(order.tensor_split(self.steps)):
             if step < start:
                 continue
             generator = torch.Generator(self._device).manual_seed(derive(self._seed, Stream.AUGMENT, epoch, step))
             images = self._split.take(indices)
-            transform = self._transform
             images = random_crop_flip(images, transform.padding, transform.flip, generator, transform.border)
-            if self._transform.policy != "none":
-                images = _each_under_policy(
-                    images, self._transform.policy, derive(self._seed, Stream.POLICY, epoch, step)
-                )
+            if transform.policy != "none":
+                images = _each_under_policy(images, transform.policy, derive(self._seed, Stream.POLICY, epoch, step))
             # Cut only here: the draws are for the whole batch, and so is the little work before.
             images = self._normalise(self._part.of(images))
-            images = _erased(images, self._transform, self._seed, epoch, step, len(indices), self._part)
+            images = _erased(images, transform, self._seed, epoch, step, len(indices), self._part)
             yield images, self._split.labels.index_select(0, indices)
 
 

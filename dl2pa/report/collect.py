@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from dl2pa import identity
 from dl2pa.backbones.widths import feature_width
 from dl2pa.config import Config
@@ -116,9 +114,7 @@ def collect(directories: Iterable[str | Path], sweep: str | None = None, over: S
 @cache
 def _default_leaves() -> dict[str, Any]:
     """What a key stands for in the config of a run that is older than the key."""
-    plain = OmegaConf.to_container(identity.defaults(Config), throw_on_missing=False, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return identity.leaves(plain)
+    return identity.leaves_of(identity.defaults(Config))
 
 
 def _without_seeds(values: Mapping[Any, Any], over: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from dl2pa import config
-from dl2pa.identity import defaults, leaves
+from dl2pa.identity import defaults, leaves_of
 from dl2pa.sweep.compose import CONF, composing
 
 _SHARED = ("assignment", "loss", "optimizer", "schedule")  # groups of which several options share a name
@@ -34,7 +34,7 @@ def is_recipe(values: Mapping[str, Any]) -> bool:
 def _agrees(values: Mapping[str, Any], parts: tuple[str, ...]) -> bool:
     mine = {name: str(value) for name, value in values.items() if name.startswith(parts) and name not in _FREE}
     presets = (_preset(values["dataset.name"], values["method.name"], compat) for compat in ("none", "paper"))
-    # A key that is younger than the run is not in its config, and one that is gone since in none of the presets.
+    # A key that is gone since the run is in none of the presets.
     return any(all(preset.get(name, value) == value for name, value in mine.items()) for preset in presets)
 
 
@@ -72,6 +72,4 @@ def _options(group: str) -> dict[str, dict[str, str]]:
 def _preset(dataset: str, method: str, compat: str) -> dict[str, str]:
     with composing():
         cfg = compose("config", overrides=[f"dataset={dataset}", f"method={method}", f"compat={compat}"])
-        values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    assert isinstance(values, dict)
-    return {name: str(value) for name, value in leaves(values).items()}
+        return {name: str(value) for name, value in leaves_of(cfg).items()}

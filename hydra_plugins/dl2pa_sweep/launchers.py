@@ -36,8 +36,9 @@ class RunFolderLauncher(Launcher):
 
         runs = planned(job_overrides)
         # A search launches batch after batch, which are one sweep; a point that it comes back to is not trained anew.
+        known = {folder.path for folder in self.launched}
         for run in runs:
-            run.cfg.rerun = run.cfg.rerun and run.folder.path not in {folder.path for folder in self.launched}
+            run.cfg.rerun = run.cfg.rerun and run.folder.path not in known
         self.name = launch(runs, self.name, self.executor, self.settings, self.wait, self.launched)
         folders = [run.folder for run in runs]
         self.launched += folders
