@@ -384,6 +384,7 @@ def test_damaged_image(tmp_path: Path) -> None:
         ),
         ("dataset.size=16", r"dataset\.size=16: the images of this data set are 8x8"),
         ("dataset.num_classes=9", r"dataset\.num_classes=9: digits as found on disk has 10 classes .*"),
+        ("dataset.source=nope", r"dataset\.source=nope: not one of .*digits.*"),
         ("prototypes=file prototypes.file=nope.npy", r"file=nope\.npy: no such file"),
     ],
 )

@@ -43,8 +43,11 @@ def load(
     would tell nothing. ``label_alignment``: "shifted" gives a long-tail set the labels of the published code (see
     ``shifted_labels``). The test set is never touched.
 
-    Raises UserError if the data are missing, damaged or not ``num_classes`` classes, or a class has none left.
+    Raises UserError if ``name`` has no reader, the data are missing, damaged or not ``num_classes`` classes, or a class
+    has none left.
     """
+    if name not in READERS:
+        raise UserError(f"dataset.source={name}: not one of {', '.join(READERS)}")
     dataset = name if imbalance is None else f"{name}_lt"
     source = READERS[name](Request(name, dataset, Path(data_root).expanduser(), download))
     _check(name, source, num_classes)

@@ -13,7 +13,6 @@ from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import MAX_SEED
 
 CHOICES = {
-    "dataset.source": ("digits", "cifar10", "cifar100", "svhn", "stl10", "imagenet200", "imagenet", "imagenet_lt"),
     "dataset.label_alignment": ("fixed", "shifted"),
     "augment.crop": ("pad", "resized"),
     "augment.border": ("zeros", "reflect"),

@@ -30,10 +30,8 @@ from dl2pa.data import fetch
 from dl2pa.data.datasets import Data, load
 from dl2pa.data.fetch import Request
 from dl2pa.data.longtail import class_counts
-from dl2pa.data.readers import READERS
 from dl2pa.data.split import Split, concatenate
 from dl2pa.errors import UserError
-from dl2pa.validate.values import CHOICES
 
 
 def read(name: str, root: Path, num_classes: int, **changes: Any) -> Data:
@@ -375,16 +373,13 @@ def test_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"name": "mnist"}, "not one of digits, cifar10"),
         ({"num_classes": 7}, "num_classes=7: digits as found on disk has 10 classes (0, 1, 2, ...)"),
         ({"imbalance": 0.001}, "imbalance=0.001: leaves class 7 of digits without"),
     ],
 )
 def test_values_that_do_not_fit_the_data(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     assert words in refused(**{"name": "digits", "root": tmp_path, "num_classes": 10, **changes})
-
-
-def test_every_source_has_a_reader() -> None:
-    assert tuple(READERS) == CHOICES["dataset.source"]
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
