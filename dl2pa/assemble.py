@@ -142,6 +142,7 @@ def make_evaluation(cfg: DictConfig, data: Data, device: torch.device, between: 
         left_in=left_in,
         device=device,
         between=between,
+        views=cfg.augment.views,
     )
 
 

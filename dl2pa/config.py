@@ -44,7 +44,10 @@ class DatasetConfig:
 
 @dataclass
 class AugmentConfig:
-    """Training augmentation, in this order, drawn per image; mixup and cutmix are one lambda and one box a batch."""
+    """Training augmentation, in this order, drawn per image; mixup and cutmix are one lambda and one box a batch.
+
+    ``views`` alone is of images that are judged.
+    """
 
     crop: str = "pad"  # pad: pad and crop at random | resized: random resized crop
     padding: int = 0  # pixels
@@ -57,6 +60,9 @@ class AugmentConfig:
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0 is none
     cutmix: float = 0.0  # likewise; with mixup too, each batch gets one of the two
     target: str = "soft"  # of a mixed image: both labels by their share | dominant: the larger share's alone
+    # Of a test image, over which its scores are averaged: 1: itself alone | 2: mirrored, too | 6: both of them moved by
+    # one pixel, too
+    views: int = 1
 
 
 @dataclass

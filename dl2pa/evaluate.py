@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dl2pa import ranks
+from dl2pa.data.views import over_views
 from dl2pa.metrics import Reliability, Tally, fit_temperature
 from dl2pa.model import Classifier
 
@@ -22,7 +23,8 @@ class Evaluation:
     ``uncropped``: the test images scaled as for the test, and only made square, where the test cuts out less than
     that. ``superclasses`` [C]: the superclass of each class, where there are any. ``temperature``: what the training
     loss divides scores by. ``left_in`` [C]: what of the log prior a softmax trained so has in its scores, where the
-    training images are long-tailed. ``between`` is called after every batch, and may raise to stop.
+    training images are long-tailed. ``between`` is called after every batch, and may raise to stop. ``views``: of an
+    image, over which its features and scores are averaged (data/views.py).
     """
 
     test: Batches
@@ -34,6 +36,7 @@ class Evaluation:
     left_in: Tensor | None
     device: torch.device
     between: Callable[[], None]
+    views: int = 1
 
     def __call__(self, model: Classifier, means: Tensor, last: bool = False) -> dict[str, Any]:
         """Accuracies in percent (metrics.Tally.summary), with val_top1 and val_macro of the holdout split.
@@ -43,7 +46,7 @@ class Evaluation:
         features. super_top1 counts a prediction as right that has the image's superclass. adjusted_top1 and
         adjusted_tail are of scores with ``left_in`` taken off: what a softmax trained on a long tail has when the prior
         is put right after training (Menon et al. 2021, eq. 9, tau = 1) for a test set in which all classes are as
-        frequent, which SVHN's is not.
+        frequent, which SVHN's is not. top1_one_view, where there are more views, is of the image alone.
 
         Of a run's ``last`` evaluation, ECE in percent, too: ``ece`` at a temperature fitted on the holdout split, never
         on test images, and null without one; ece_as_trained at the temperature of the training loss. And top1_uncropped
@@ -71,17 +74,19 @@ class Evaluation:
         if self.uncropped is None:
             return {}
         tally = Tally(len(self.train_counts), self.device)
-        for _, scores, labels in self._run(model, self.uncropped):
+        for _, scores, _, labels in self._run(model, self.uncropped):
             tally.update(scores, labels)
         return {"top1_uncropped": tally.summary(self.train_counts)["top1"]}
 
     def _summary(self, model: Classifier, batches: Batches, means: Tensor, also: Sequence[Observer]) -> dict[str, Any]:
-        by_head, by_means, by_adjusted = (Tally(len(self.train_counts), self.device) for _ in range(3))
+        by_head, by_means, by_adjusted, by_one_view = (Tally(len(self.train_counts), self.device) for _ in range(4))
         groups = self.superclasses
         kin = torch.zeros((), dtype=torch.int64, device=self.device)  # predictions of the right superclass
-        for features, scores, labels in self._run(model, batches):
+        for features, scores, of_one_view, labels in self._run(model, batches):
             by_head.update(scores, labels)
             by_means.update(features @ means.T, labels)
+            if self.views > 1:
+                by_one_view.update(of_one_view, labels)
             if self.left_in is not None:
                 by_adjusted.update(scores / self.temperature - self.left_in, labels)
             if groups is not None:
@@ -90,6 +95,8 @@ class Evaluation:
                 observe(scores, labels)
         found = by_head.summary(self.train_counts)
         found["means_top1"] = by_means.summary(self.train_counts)["top1"]
+        if self.views > 1:
+            found["top1_one_view"] = by_one_view.summary(self.train_counts)["top1"]
         if self.left_in is not None:
             adjusted = by_adjusted.summary(self.train_counts)
             found |= {"adjusted_top1": adjusted["top1"], "adjusted_tail": adjusted["tail"]}
@@ -97,10 +104,13 @@ class Evaluation:
             found["super_top1"] = 100 * int(kin) / int(by_head.counts[2].sum())
         return found
 
-    def _run(self, model: Classifier, batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _run(self, model: Classifier, batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Features, scores, scores of the first view alone, and labels."""
         model.eval()
         with torch.inference_mode():
             for images, labels in batches():
-                features, scores = (ranks.whole(values, len(labels)) for values in model(images))
-                yield features, scores, labels
+                features, scores, of_one_view = (
+                    ranks.whole(values, len(labels)) for values in over_views(model, images, self.views)
+                )
+                yield features, scores, of_one_view, labels
                 self.between()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dl2pa.data.augment import Normalise
 from dl2pa.data.transforms import ImageTransform, fit, open_image
+from dl2pa.data.views import over_views
 from dl2pa.device import DTYPES
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 
 
 class Scorer(nn.Module):
-    """Normalised images [B, c, H, W] -> scores [B, C], columns in class order whatever prototype a class owns."""
+    """Normalised images [B, c, H, W] -> scores [B, C], columns in class order whatever prototype a class owns.
 
-    def __init__(self, classifier: Classifier) -> None:
+    The scores are averaged over as many ``views`` of an image as the run was judged by (data/views.py).
+    """
+
+    def __init__(self, classifier: Classifier, views: int) -> None:
         super().__init__()
         self.classifier = classifier
+        self.views = views
 
     def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.classifier(images)[1]
-        return scores
+        return over_views(self.classifier, images, self.views)[1]
 
 
 class Preparation:
@@ -92,7 +96,7 @@ def load(run: str | Path, which: str = "last") -> Model:
         model = build_model(cfg, state["model"].get("head.prototypes"), DTYPES[result["precision"]])
     with folder.taking(which):
         model.load_state_dict(state["model"])
-    module = Scorer(model.to(memory_format=torch.channels_last)).eval()
+    module = Scorer(model.to(memory_format=torch.channels_last), cfg.augment.views).eval()
     score = "cosine" if cfg.method.head == "prototypes" and cfg.method.normalise else "logit"
     return Model(
         module,

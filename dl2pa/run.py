@@ -25,7 +25,7 @@ from dl2pa.tracking import in_search, mirrored
 from dl2pa.validate import validate
 
 # Of the last epoch, in the result of a run that has them.
-_READINGS = ("adjusted_top1", "adjusted_tail", "top1_uncropped")
+_READINGS = ("adjusted_top1", "adjusted_tail", "top1_uncropped", "top1_one_view")
 _DIAGNOSES = ("super_top1", "nc1", "nc3", "cosine_mean", "words_closeness")
 
 

@@ -188,3 +188,33 @@ def test_nothing_is_uncropped_where_nothing_is_cut_out(tmp_path: Path, resize: s
     evaluation = make_evaluation(cfg, load_data(cfg), torch.device("cpu"), lambda: None)
     assert evaluation.uncropped is None
     assert "top1_uncropped" not in evaluation(BySide(64), torch.eye(3), last=True)
+
+
+def test_accuracies_over_views_and_of_the_image_alone(tmp_path: Path) -> None:
+    """By hand from the network that is inside; what is loaded averages, too."""
+    cfg = compose_config(
+        "augment.flip=true",
+        "augment.views=2",
+        "epochs=2",
+        "max_steps=30",
+        f"runs_dir={tmp_path}",
+        f"data_root={tmp_path}",
+        "precision=fp32",
+    )
+    result = run(cfg)
+    data = load_data(cfg)
+    assert isinstance(data.test.images, torch.Tensor)
+    images = Normalise(cfg.dataset.mean, cfg.dataset.std, torch.device("cpu"))(data.test.images)
+    scorer = load(RunFolder.of(cfg).path).module
+    with torch.inference_mode():
+        averaged = scorer(images)
+        alone, mirrored = (scorer.get_submodule("classifier")(views)[1] for views in (images, images.flip(3)))
+    torch.testing.assert_close(averaged, (alone + mirrored) / 2)
+
+    def top1(scores: torch.Tensor) -> float:
+        return 100 * float((scores.argmax(dim=1) == data.test.labels).double().mean())
+
+    assert result["top1"] == pytest.approx(top1(averaged))
+    assert result["top1_one_view"] == pytest.approx(top1(alone))
+    assert result["top1"] != result["top1_one_view"]
+    assert "top1_one_view" not in run(compose_config("max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))

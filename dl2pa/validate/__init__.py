@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from dl2pa.errors import UserError
 from dl2pa.validate.assignments import check_assignment
 from dl2pa.validate.heads import check_head
-from dl2pa.validate.values import check_unread, check_values, refuse_set
+from dl2pa.validate.values import check_unread, check_values, expect, refuse_set
 
 # dataset.source: those that are read whole, in the size they have.
 _ARRAYS = ("digits", "cifar10", "cifar100", "svhn", "stl10")
@@ -57,6 +57,12 @@ def _check_data(cfg: DictConfig) -> None:
         raise UserError(
             f"augment.padding={cfg.augment.padding} is not legal with augment.border=reflect: use less than "
             f"dataset.size={cfg.dataset.size}"
+        )
+    expect(cfg, "augment.views", cfg.augment.views in (1, 2, 6), "use one of 1, 2, 6")
+    if cfg.augment.views > 1 and not cfg.augment.flip:
+        raise UserError(
+            f"augment.views={cfg.augment.views} does not fit augment.flip=false: a network that is trained on no "
+            f"mirror images is not judged by them; use augment.views=1"
         )
     if cfg.augment.cutout > cfg.dataset.size:
         raise UserError(
