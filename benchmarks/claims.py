@@ -13,6 +13,7 @@ from typing import Any
 
 import blocks
 import rates
+from omegaconf import DictConfig
 
 from dl2pa.identity import leaves_of
 from dl2pa.report import stats
@@ -77,6 +78,9 @@ PAIRS["fast_static"] = [
         "dl2pa loss=balanced_cross_entropy assignment=static",
     )
 ]
+PAIRS["fast_longer"] = [
+    ("dl2pa loss=balanced_cross_entropy assignment=static", "balanced_softmax.linear"),
+]
 # The assignment on the same prototypes, the prototypes under the same assignment, and how often to match.
 PAIRS["fast_assignment"] = [
     *((f"dl2pa prototypes={p} assignment=hungarian", f"dl2pa prototypes={p} assignment=static")
@@ -119,8 +123,7 @@ class Row:
 def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
     """By row label and place, in the order of the sweep; a learning rate is named where a row has several.
 
-    A softmax trained on a long tail without the log prior is followed by itself judged with the prior put right
-    afterwards (adjusted_top1).
+    A row is followed by its other readings (``other_readings``).
     """
     jobs = grid.expand(grid.read(sweep))
     rates_of: dict[str, set[str]] = {}
@@ -128,7 +131,7 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
         rates_of.setdefault(rates.label(job), set()).update(word for word in job if word.startswith("optimizer.lr="))
     runs = planned([*job, f"runs_dir={RUNS}"] for job in jobs)
     found: dict[tuple[str, Place], list[Mapping[str, Any] | None]] = {}
-    plain: set[tuple[str, Place]] = set()
+    others: dict[tuple[str, Place], dict[str, str]] = {}
     known: dict[tuple[str, Place], str] = {}
     for job, run in zip(jobs, runs, strict=True):
         words = dict(word.split("=", 1) for word in job)
@@ -138,14 +141,24 @@ def rows_of(sweep: str) -> dict[tuple[str, Place], Row]:
             label += f" optimizer.lr={words['optimizer.lr']}"
         known[label, place] = _published(Cell.of(leaves_of(run.cfg)))
         found.setdefault((label, place), []).append(run.folder.result())
-        if run.cfg.imbalance is not None and run.cfg.loss.name == "cross_entropy" and run.cfg.loss.adjust == 0:
-            plain.add((label, place))
+        others[label, place] = other_readings(run.cfg)
     rows = {}
     for (label, place), results in found.items():
         rows[label, place] = _row(results, "top1", known[label, place])
-        if (label, place) in plain:
-            rows[f"{label}, adjusted after", place] = _row(results, "adjusted_top1", "")
+        for how, key in others[label, place].items():
+            rows[f"{label}, {how}", place] = _row(results, key, "")
     return rows
+
+
+def other_readings(cfg: DictConfig) -> dict[str, str]:
+    """How else the runs of a row are judged, and result.json's key of that: a softmax that was trained on a long tail
+    without the log prior with the prior put right afterwards, and a row of several views by the image alone."""
+    readings = {}
+    if cfg.imbalance is not None and cfg.loss.name == "cross_entropy" and cfg.loss.adjust == 0:
+        readings["adjusted after"] = "adjusted_top1"
+    if cfg.augment.views > 1:
+        readings["one view"] = "top1_one_view"
+    return readings
 
 
 def _row(results: Sequence[Mapping[str, Any] | None], key: str, published: str) -> Row:

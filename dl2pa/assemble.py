@@ -104,7 +104,14 @@ def make_trainer(
         num_classes=cfg.dataset.num_classes,
         dimension=cfg.dimension,
         mixing=Mixing(
-            cfg.augment.mixup, cfg.augment.cutmix, cfg.augment.target, cfg.dataset.size, cfg.seed, device, part
+            cfg.augment.mixup,
+            cfg.augment.cutmix,
+            cfg.augment.target,
+            cfg.dataset.size,
+            cfg.seed,
+            device,
+            epochs=max(1, round(cfg.augment.mix_until * cfg.epochs)),
+            part=part,
         ),
         lr=cfg.optimizer.lr,
         seed=cfg.seed,

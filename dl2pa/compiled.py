@@ -10,8 +10,8 @@ from torch import Tensor
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Training has two shapes of a batch at most (data/loader.py), and mixes it in one of two ways.
-MOST_KINDS = 4
+# Training has two shapes of a batch at most (data/loader.py), and mixes it in one of two ways, or not.
+MOST_KINDS = 6
 
 # Steps of a kind that are watched: a CUDA graph is captured after the first step or two, which are run as they are.
 WATCHED = 3

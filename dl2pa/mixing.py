@@ -27,6 +27,7 @@ class Mixing:
         cutmix: alpha of cutmix's (Yun et al. 2019); 0 is none. With both, each step takes either with probability 1/2.
         target: "soft", both labels by their share of the image, or "dominant", the label with the larger share alone.
         size: side of the square images in pixels.
+        epochs: in which images are mixed; in those after them they are left as they are.
         part: which images of a batch this process has; the labels it has all.
     """
 
@@ -38,14 +39,16 @@ class Mixing:
         size: int,
         seed: int,
         device: torch.device,
+        epochs: int,
         part: Part = WHOLE,
     ) -> None:
-        self._part = part
+        self._part, self._epochs = part, epochs
         self._mixup, self._cutmix, self._dominant = mixup, cutmix, target == "dominant"
         self._size, self._seed, self._device = size, seed, device
 
     def start(self, epoch: int, steps: int) -> None:
         """Draw what the steps of ``epoch`` need, and bring it to the device at once: no step waits for the host."""
+        self._mixes = epoch < self._epochs and (self._mixup > 0 or self._cutmix > 0)
         random = np.random.default_rng(derive(self._seed, Stream.MIXUP, epoch))
         lam = random.beta(self._mixup, self._mixup, steps) if self._mixup > 0 else np.ones(steps)
         cut = np.full(steps, self._cutmix > 0)
@@ -64,14 +67,14 @@ class Mixing:
 
     def of(self, step: int) -> Mix | None:
         """What was drawn for step ``step``; None where nothing is mixed."""
-        if self._mixup == 0 and self._cutmix == 0:
+        if not self._mixes:
             return None
         return Mix(self._lam[step], self._boxes[step] if self._cut[step] else None)
 
     def __call__(self, images: Tensor, labels: Tensor, mix: Mix | None) -> tuple[Tensor, Target]:
         """Images [B, c, H, W] (or the part of them) and labels [B] as they are trained with."""
         if mix is None:
-            return images, Target(labels)
+            return self._part.own(images), Target(labels)
         mixed = mixup(images, mix.lam) if mix.box is None else cutmix(images, mix.box)
         images, target = self._part.own(mixed), Target(labels, labels.roll(1), mix.lam)
         return images, Target(target.dominant()) if self._dominant else target

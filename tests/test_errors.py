@@ -128,6 +128,7 @@ def test_choice(composed: DictConfig, key: str) -> None:
             r"augment\.target=dominant does nothing with augment\.mixup=0 and .*=0: use augment\.target=soft",
         ),
         ("augment.policy=rand", r"augment\.policy=rand is not legal: use one of none, trivial, auto"),
+        ("augment.mix_until=0.5", r"augment\.mix_until=0\.5 does nothing with augment\.mixup=0 and .*=0: use .*=1\.0"),
         ("augment.views=6", r"augment\.views=6 does not fit augment\.flip=false: .*use augment\.views=1"),
         ("augment.views=4", r"augment\.views=4 is not legal: use one of 1, 2, 6"),
         ("augment.cutout=9", r"augment\.cutout=9 is not legal: use at most dataset\.size=8 pixels"),

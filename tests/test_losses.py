@@ -304,7 +304,7 @@ def test_an_epoch_of_the_trainer(name: str, reduction: str, weights: str, alpha:
         loader=ThreeBatches(),  # type: ignore[arg-type]
         num_classes=len(SIGMA),
         dimension=DIMENSION,
-        mixing=Mixing(alpha, 0.0, "soft", 8, 3, torch.device("cpu")),
+        mixing=Mixing(alpha, 0.0, "soft", 8, 3, torch.device("cpu"), epochs=1),
         lr=LR,
         seed=3,
         epochs=1,
@@ -336,7 +336,7 @@ def test_the_trainer_reports_the_mean_loss_of_an_image_for_a_sum_as_for_a_mean()
             loader=ThreeBatches(),  # type: ignore[arg-type]
             num_classes=len(SIGMA),
             dimension=DIMENSION,
-            mixing=Mixing(0.0, 0.0, "soft", 8, 0, torch.device("cpu")),
+            mixing=Mixing(0.0, 0.0, "soft", 8, 0, torch.device("cpu"), epochs=1),
             lr=0.0,
             seed=0,
             epochs=1,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dl2pa.losses import Target
 from dl2pa.mixing import Mixing
+from dl2pa.part import WHOLE, Part
 
 CPU = torch.device("cpu")
 SIZE, STEPS = 16, 400
@@ -15,7 +16,7 @@ IMAGES = LABELS.float().view(-1, 1, 1, 1).expand(-1, 3, SIZE, SIZE).contiguous(m
 
 
 def mixing(mixup: float = 0.0, cutmix: float = 0.0, target: str = "soft", seed: int = 0, epoch: int = 0) -> Mixing:
-    made = Mixing(mixup, cutmix, target, SIZE, seed, CPU)
+    made = Mixing(mixup, cutmix, target, SIZE, seed, CPU, epochs=100)
     made.start(epoch, STEPS)
     return made
 
@@ -120,3 +121,18 @@ def test_seed_and_epoch_decide_and_nothing_else() -> None:
     used(IMAGES, LABELS, used.of(0))
     used.start(2, STEPS)
     assert torch.equal(used(IMAGES, LABELS, used.of(7))[0], resumed(IMAGES, LABELS, resumed.of(7))[0])
+
+
+@pytest.mark.parametrize("part", [WHOLE, Part(1, 2, partner=True)], ids=["whole", "a rank's"])
+def test_images_are_mixed_in_the_first_epochs_alone(part: Part) -> None:
+    """A rank has loaded the image that its first one would have been mixed with, too."""
+    made = Mixing(1.0, 0.0, "soft", SIZE, 0, CPU, epochs=2, part=part)
+    mixed = []
+    for epoch in range(4):
+        made.start(epoch, STEPS)
+        images, target = made(part.of(IMAGES), LABELS, made.of(0))
+        mixed.append(target.lam is not None)
+        assert len(images) == len(IMAGES[part.rows(len(IMAGES))])
+        assert torch.equal(images, IMAGES[part.rows(len(IMAGES))]) != mixed[-1]
+        assert torch.equal(target.labels, LABELS)
+    assert mixed == [True, True, False, False]

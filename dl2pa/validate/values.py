@@ -52,6 +52,7 @@ RANGES: dict[str, str] = {
     "augment.cutout": "[0, inf)",
     "augment.mixup": "[0, inf)",
     "augment.cutmix": "[0, inf)",
+    "augment.mix_until": "(0, 1]",
     "backbone.width": "[1, inf)",
     "method.scale": "(0, inf)",
     "method.vectors": "[1, inf)",
@@ -114,6 +115,7 @@ _READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
 # key: it is read where one of these is over 0
 _NEEDS_ONE_OF = {
     "augment.target": ("augment.mixup", "augment.cutmix"),
+    "augment.mix_until": ("augment.mixup", "augment.cutmix"),
     "augment.border": ("augment.padding",),
     "optimizer.decay": ("optimizer.weight_decay",),
     "schedule.warmup_start": ("schedule.warmup",),
