@@ -59,7 +59,7 @@ class AugmentConfig:
     cutout: int = 0  # side in pixels of a square that becomes the mean colour; 0 is none
     mixup: float = 0.0  # alpha of Beta(alpha, alpha); 0 is none
     cutmix: float = 0.0  # likewise; with mixup too, each batch gets one of the two
-    mix_until: float = 1.0  # share of the epochs after which images are mixed no more
+    mix_until: float = 1.0  # share of the epochs, rounded and one at least, after which images are mixed no more
     target: str = "soft"  # of a mixed image: both labels by their share | dominant: the larger share's alone
     # Of a test image, over which its scores are averaged: 1: itself alone | 2: mirrored, too | 6: both of them moved by
     # one pixel, too

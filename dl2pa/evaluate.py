@@ -109,8 +109,8 @@ class Evaluation:
         model.eval()
         with torch.inference_mode():
             for images, labels in batches():
-                features, scores, of_one_view = (
-                    ranks.whole(values, len(labels)) for values in over_views(model, images, self.views)
-                )
+                features, scores, of_one_view = over_views(model, images, self.views)
+                features, scores = (ranks.whole(values, len(labels)) for values in (features, scores))
+                of_one_view = scores if self.views == 1 else ranks.whole(of_one_view, len(labels))
                 yield features, scores, of_one_view, labels
                 self.between()

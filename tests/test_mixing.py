@@ -1,9 +1,13 @@
 """Mixup and cutmix of whole batches: what is drawn, and what a batch is then called."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from composing import compose_config
 from torch import Tensor
 
+from dl2pa.assemble import load_data, make_trainer
 from dl2pa.losses import Target
 from dl2pa.mixing import Mixing
 from dl2pa.part import WHOLE, Part
@@ -121,6 +125,18 @@ def test_seed_and_epoch_decide_and_nothing_else() -> None:
     used(IMAGES, LABELS, used.of(0))
     used.start(2, STEPS)
     assert torch.equal(used(IMAGES, LABELS, used.of(7))[0], resumed(IMAGES, LABELS, resumed.of(7))[0])
+
+
+def test_a_share_of_a_runs_epochs_is_mixed(tmp_path: Path) -> None:
+    for share_mixed, expected in ((1.0, 5), (0.5, 2), (0.7, 4), (0.01, 1)):
+        words = ["epochs=5", "augment.mixup=1", f"augment.mix_until={share_mixed}", f"data_root={tmp_path}"]
+        cfg = compose_config(*words)
+        made = make_trainer(cfg, load_data(cfg), CPU, "fp32").mixing
+        mixed = []
+        for epoch in range(5):
+            made.start(epoch, 1)
+            mixed.append(made.of(0) is not None)
+        assert mixed == [True] * expected + [False] * (5 - expected)
 
 
 @pytest.mark.parametrize("part", [WHOLE, Part(1, 2, partner=True)], ids=["whole", "a rank's"])

@@ -24,8 +24,8 @@ def views_of(images: Tensor, count: int) -> Iterator[tuple[float, Tensor]]:
     """``count`` views of images [B, c, H, W], each with its weight; weights sum to 1, the first view is the image.
 
     1: the image alone. 2: it and its mirror image. 6: both of these, and both moved by one pixel down and right and up
-    and left, which together weigh as much as the two. After cifar10-airbench (Jordan 2024), whose borders reflect; here
-    the edge is repeated, which an image of any size can do.
+    and left, which together weigh as much as the two. In the manner of cifar10-airbench (Jordan 2024), where borders
+    reflect and what was moved is mirrored; here the edge is repeated, which an image of any size can do.
     """
     assert count in (1, 2, 6)
     pair = (images,) if count == 1 else (images, images.flip(3))

@@ -196,7 +196,7 @@ def write_runs(path: Path, cells: Iterable[Cell]) -> None:
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """A line for each cell: means, deviations, n."""
     measured = ["top1", "macro", "head", "medium", "tail", "ece", "means_top1", "adjusted_top1", "top1_best"]
-    measured += ["top1_uncropped"]
+    measured += ["top1_uncropped", "top1_one_view"]
     names = ["dataset", "network", "label", "method", "dimension", "imbalance", "n", "missing", "mixed"]
     names += [f"{key}_{part}" for key in measured for part in ("mean", "std")]
     names += ["published", "published_backbone", "published_source", "doubtful"]
