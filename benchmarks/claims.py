@@ -79,7 +79,10 @@ PAIRS["fast_static"] = [
     )
 ]
 PAIRS["fast_longer_cifar10_lt"] = [
-    ("dl2pa loss=balanced_cross_entropy assignment=static", "balanced_softmax.linear"),
+    (
+        "dl2pa loss.adjust=1.3 loss=balanced_cross_entropy assignment=static",
+        "balanced_softmax.linear loss.adjust=1.3",
+    )
 ]
 PAIRS["fast_longer_cifar100_lt"] = []  # a single row
 # The assignment on the same prototypes, the prototypes under the same assignment, and how often to match.
