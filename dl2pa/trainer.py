@@ -154,7 +154,7 @@ class Trainer:
         self.model.train()
         self.meter.step.fill_(at.step)
         mix = self.mixing.of(at.step)
-        kind = (len(labels), mix is not None, mix is not None and mix.box is not None)
+        kind = (len(labels), None if mix is None else mix.box is not None)
         self.compiler.attempt(lambda: self._backward(images, labels, mix), kind, self._changing)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
