@@ -233,7 +233,7 @@ class Config:
     precision: Precision = Precision.auto
 
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    data_root: str = "data"
+    data_root: str = "${oc.env:DL2PA_DATA_ROOT,data}"
     runs_dir: str = "runs"
     download: bool = True
     rerun: bool = False

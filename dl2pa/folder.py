@@ -202,7 +202,7 @@ class RunFolder:
             ) from None
         assert isinstance(stored, DictConfig)
         local = self.local()
-        stored.data_root = local.get("data_root", "data")
+        stored.data_root = local.get("data_root", stored.data_root)
         if Path(local.get("prototypes_file", "")).is_file():
             stored.prototypes.file = local["prototypes_file"]
         stored.runs_dir = str(self.runs_dir)

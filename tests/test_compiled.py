@@ -74,6 +74,18 @@ def test_graphs_hold_every_method(name: str, capsys: pytest.CaptureFixture[str])
     assert traced == pytest.approx(losses([*words, "runtime.compile=false"]), rel=1e-4)
 
 
+@pytest.mark.usefixtures("captured")
+def test_graphs_of_a_run_that_ceases_to_mix(capsys: pytest.CaptureFixture[str]) -> None:
+    """After the first epoch: both shapes of a batch, mixed and as it is."""
+    words = ["augment.mixup=1.0", "augment.mix_until=0.2"]
+    traced = losses([*words, "runtime.compile=true"])
+    assert "warning" not in capsys.readouterr().out
+    # Two functions and two shapes; the statistics of a batch are the same whether it is mixed or not.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 6
+    assert traced == pytest.approx(losses([*words, "runtime.compile=false"]), rel=1e-4)
+    assert traced[11:] != pytest.approx(losses(["augment.mixup=1.0", "runtime.compile=false"])[11:], rel=1e-3)
+
+
 def test_without_a_compiler_a_run_is_eager_and_says_so_once(tmp_path: Path) -> None:
     """And ends with the very numbers of a run that was never to be compiled."""
     uv = [sys.executable, str(LAUNCH), "epochs=1", "max_steps=3", "device=cpu", "precision=fp32", "runtime.threads=1"]

@@ -63,7 +63,7 @@ def test_launches_compose(words: list[str]) -> None:
 
 
 def test_the_figure_of_the_readme(tmp_path: Path) -> None:
-    cfg = compose_config("dimension=2", "epochs=2", f"runs_dir={tmp_path / 'runs'}", f"data_root={tmp_path}")
+    cfg = compose_config("dimension=2", "epochs=2", f"runs_dir={tmp_path / 'runs'}")
     run(cfg)
     words = [str(ROOT / "docs" / "figure.py"), str(RunFolder.of(cfg).path), str(tmp_path / "figure.png")]
     subprocess.run([sys.executable, *words], check=True, timeout=120)

@@ -392,7 +392,7 @@ def test_damaged_image(tmp_path: Path) -> None:
     ],
 )
 def test_data_do_not_fit(tmp_path: Path, words: str, message: str) -> None:
-    places = [f"data_root={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}", "device=cpu", "runtime.threads=1"]
+    places = [f"runs_dir={tmp_path / 'runs'}", "device=cpu", "runtime.threads=1"]
     with pytest.raises(UserError) as caught:
         run(compose_config(*words.split(), *places))
     assert re.fullmatch(message, str(caught.value)), str(caught.value)
@@ -401,7 +401,7 @@ def test_data_do_not_fit(tmp_path: Path, words: str, message: str) -> None:
 @pytest.mark.parametrize("images", [61, 3])
 def test_any_number_of_images_can_be_cut_into_batches_of_two(tmp_path: Path, images: int) -> None:
     """The smallest legal batch_size never leaves a batch of one, which BatchNorm refuses with a traceback."""
-    places = [f"data_root={tmp_path / 'data'}", f"runs_dir={tmp_path / 'runs'}", "device=cpu", "runtime.threads=1"]
+    places = [f"runs_dir={tmp_path / 'runs'}", "device=cpu", "runtime.threads=1"]
     with with_few_digits(train=images):
         result = run(compose_config("batch_size=2", "epochs=1", "method.bn=true", "precision=fp32", *places))
     assert result["num_train"] == images
@@ -412,7 +412,7 @@ def test_any_number_of_images_can_be_cut_into_batches_of_two(tmp_path: Path, ima
 
 def places(root: Path) -> list[str]:
     own = ["epochs=2", "batch_size=40", "runtime.threads=1", "device=cpu"]
-    return [*own, f"runs_dir={root / 'runs'}", f"data_root={root / 'data'}"]
+    return [*own, f"runs_dir={root / 'runs'}"]
 
 
 @pytest.fixture

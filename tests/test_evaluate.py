@@ -28,7 +28,6 @@ def test_calibration_is_of_the_assignment_that_was_trained_with(tmp_path: Path) 
         "loss=cross_entropy",
         "loss.temperature=0.2",
         f"runs_dir={tmp_path}",
-        f"data_root={tmp_path}",
         "precision=fp32",
     )
     result = run(cfg)
@@ -47,9 +46,9 @@ def test_calibration_is_of_the_assignment_that_was_trained_with(tmp_path: Path) 
 
 
 def test_a_run_too_short_to_match_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(compose_config("epochs=2", "max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))
+    run(compose_config("epochs=2", "max_steps=1", f"runs_dir={tmp_path}"))
     assert "note: no class will change its prototype" in capsys.readouterr().out
-    run(compose_config("epochs=30", "max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))
+    run(compose_config("epochs=30", "max_steps=1", f"runs_dir={tmp_path}"))
     assert "note:" not in capsys.readouterr().out
 
 
@@ -81,7 +80,6 @@ def test_the_prior_that_a_softmax_learned_is_taken_off_its_scores(tmp_path: Path
             "epochs=2",
             "max_steps=30",
             f"runs_dir={tmp_path}",
-            f"data_root={tmp_path}",
             "precision=fp32",
         )
         made[adjust] = result = run(cfg)
@@ -103,7 +101,7 @@ def test_the_prior_that_a_softmax_learned_is_taken_off_its_scores(tmp_path: Path
 
 def test_only_a_softmax_on_a_long_tail_has_a_prior_to_take_off(tmp_path: Path) -> None:
     for words in (["loss=cross_entropy"], ["dataset=digits_lt", "imbalance=0.1", "loss=dot_regression"]):
-        result = run(compose_config(*words, "max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))
+        result = run(compose_config(*words, "max_steps=1", f"runs_dir={tmp_path}"))
         assert "adjusted_top1" not in result
 
 
@@ -198,7 +196,6 @@ def test_accuracies_over_views_and_of_the_image_alone(tmp_path: Path) -> None:
         "epochs=2",
         "max_steps=30",
         f"runs_dir={tmp_path}",
-        f"data_root={tmp_path}",
         "precision=fp32",
     )
     result = run(cfg)
@@ -217,4 +214,4 @@ def test_accuracies_over_views_and_of_the_image_alone(tmp_path: Path) -> None:
     assert result["top1"] == pytest.approx(top1(averaged))
     assert result["top1_one_view"] == pytest.approx(top1(alone))
     assert result["top1"] != result["top1_one_view"]
-    assert "top1_one_view" not in run(compose_config("max_steps=1", f"runs_dir={tmp_path}", f"data_root={tmp_path}"))
+    assert "top1_one_view" not in run(compose_config("max_steps=1", f"runs_dir={tmp_path}"))

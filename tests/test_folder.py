@@ -469,6 +469,22 @@ def test_local_values_add_up(folder: RunFolder) -> None:
     assert folder.local() == {"precision": "fp32", "threads": 4}
 
 
+def test_the_environment_says_where_data_are_as_the_run_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as it is worked off, by another process or elsewhere; one that somebody else planned looks there as well."""
+    runs = f"runs_dir={tmp_path / 'runs'}"
+    monkeypatch.setenv("DL2PA_DATA_ROOT", str(tmp_path / "mine"))
+    folder = planned(runs)
+    monkeypatch.setenv("DL2PA_DATA_ROOT", str(tmp_path / "yours"))
+    assert folder.config().data_root == str(tmp_path / "mine")
+    (folder.path / "local.yaml").unlink()
+    assert folder.config().data_root == str(tmp_path / "yours")
+    assert planned(runs, "data_root=typed").config().data_root == str(Path("typed").resolve())
+    monkeypatch.delenv("DL2PA_DATA_ROOT")
+    assert planned(runs).config().data_root == str(Path("data").resolve())
+
+
 def test_a_folder_without_a_config_is_no_run_folder(folder: RunFolder) -> None:
     with pytest.raises(UserError, match="not a run folder"):
         RunFolder.existing(folder.path)

@@ -48,13 +48,7 @@ def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
 
     (Prototypes that are optimised take scipy, once: they are kept under data_root.)
     """
-    words = [
-        "device=cpu",
-        "max_steps=1",
-        "prototypes=random",
-        f"runs_dir={tmp_path / 'runs'}",
-        f"data_root={tmp_path / 'data'}",
-    ]
+    words = ["device=cpu", "max_steps=1", "prototypes=random", f"runs_dir={tmp_path / 'runs'}"]
     found = modules_after(
         "from composing import compose_config\n"
         "from dl2pa.assemble import load_data, make_trainer\n"
@@ -72,7 +66,7 @@ def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_run_that_compiles_nothing_needs_no_compiler(optimizer: str, tmp_path: Path) -> None:
     """torch imports torch._dynamo for optimizers and for the counting of FLOPs; that takes longer than torch itself."""
-    words = ["device=cpu", "max_steps=2", f"optimizer={optimizer}", f"runs_dir={tmp_path}", f"data_root={tmp_path}"]
+    words = ["device=cpu", "max_steps=2", f"optimizer={optimizer}", f"runs_dir={tmp_path}"]
     found = modules_after(
         f"from composing import compose_config\nfrom dl2pa.run import run\nrun(compose_config(*{words}))"
     )
@@ -97,8 +91,9 @@ def test_a_launcher_is_for_sweeps(word: str, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_demo_writes_its_folder(tmp_path: Path) -> None:
+def test_demo_writes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """python launch.py as a newcomer types it, but for two epochs: all it writes is below the current folder."""
+    monkeypatch.delenv("DL2PA_DATA_ROOT")
     ended = command("epochs=2", cwd=tmp_path)
     assert ended.code == 0, ended.said
     (folder,) = (tmp_path / "runs" / "digits").iterdir()

@@ -11,7 +11,7 @@ from composing import compose_config
 from dl2pa.run import run
 
 def peak(*words):
-    run(compose_config("device=cpu", "runtime.threads=1", "data_root=data", *sys.argv[1:], *words))
+    run(compose_config("device=cpu", "runtime.threads=1", *sys.argv[1:], *words))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 peak("epochs=4", "runs_dir=first")  # a second run finds something of the first still there, a third no more than that

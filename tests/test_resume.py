@@ -45,14 +45,14 @@ RUNS = {
 
 def words_of(name: str, root: Path, *more: str) -> list[str]:
     own = ["epochs=3", "runtime.threads=1", "device=cpu", "runtime.checkpoint_minutes=0.0001"]
-    return [*RUNS[name], *own, f"runs_dir={root / 'runs'}", f"data_root={root.parent / 'data'}", *more]
+    return [*RUNS[name], *own, f"runs_dir={root / 'runs'}", *more]
 
 
 def few_steps(root: Path, *words: str) -> DictConfig:
     """Digits in batches of 40: three steps an epoch with ``few_digits``."""
     moving = [] if {"method=psc", "method=dnc"} & set(words) else ["assignment.freeze_after=1"]
     fixed = ["epochs=3", "batch_size=40", "runtime.threads=1", "device=cpu", *moving]
-    places = [f"runs_dir={root / 'runs'}", f"data_root={root.parent / 'data'}"]
+    places = [f"runs_dir={root / 'runs'}"]
     return compose_config(*fixed, *places, *words)
 
 

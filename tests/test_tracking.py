@@ -273,8 +273,7 @@ def test_a_search_on_a_run_that_is_finished_already(
 def test_the_search_of_this_repository_with_wandbs_own_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sweeps/wandb, on fewer images: a try, and the same once more, both end with the metric that is searched by."""
     search = (ROOT / "sweeps" / "wandb" / "learning_rate.yaml").read_text()
-    few = [f"{key}={tmp_path / key}" for key in ("runs_dir", "data_root")]
-    few += ["max_steps=2", "device=cpu", f"logger.finish_seconds={SECONDS}"]
+    few = [f"runs_dir={tmp_path / 'runs_dir'}", "max_steps=2", "device=cpu", f"logger.finish_seconds={SECONDS}"]
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

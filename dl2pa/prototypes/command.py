@@ -37,7 +37,7 @@ class PrototypesCommand:
     word_weight: float = _DEFAULT.word_weight
     reduce: str = _DEFAULT.reduce
     out: str | None = None
-    data_root: str = "data"
+    data_root: str = "${oc.env:DL2PA_DATA_ROOT,data}"
 
 
 def main(arguments: Sequence[str]) -> None:

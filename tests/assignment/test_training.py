@@ -15,7 +15,7 @@ from dl2pa.run import run
 
 
 def trained(root: Path, *words: str) -> tuple[dict[str, Any], Path]:
-    fixed = [f"runs_dir={root / 'runs'}", f"data_root={root / 'data'}", "device=cpu", "runtime.threads=1"]
+    fixed = [f"runs_dir={root / 'runs'}", "device=cpu", "runtime.threads=1"]
     result = run(compose_config(*words, *fixed))
     (folder,) = (root / "runs").glob("*/*")
     return result, folder

@@ -28,7 +28,7 @@ TOP1 = {"psc": 60.0, "dl2pa": 64.0}  # at d = 10; one more for each dimension be
 
 def write(runs_dir: Path, *words: str, top1: float, finished: bool = True, **more: Any) -> RunFolder:
     """A run folder as a run leaves it behind, without training: these are tests of adding up."""
-    cfg = compose_config(*words, f"runs_dir={runs_dir}", f"data_root={runs_dir}/data")
+    cfg = compose_config(*words, f"runs_dir={runs_dir}")
     folder = RunFolder.of(cfg)
     folder.plan(cfg)
     if not finished:

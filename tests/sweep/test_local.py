@@ -196,7 +196,7 @@ def test_a_sweep_file_adds_what_is_not_there(tmp_path: Path) -> None:
 
 def test_a_run_that_another_process_takes_while_ours_starts_is_waited_for(tmp_path: Path) -> None:
     """As the run of a killed pool does that had not got as far as its folder."""
-    folder = planned("device=cpu", f"runs_dir={tmp_path}", f"data_root={tmp_path}")
+    folder = planned("device=cpu", f"runs_dir={tmp_path}")
 
     def faster() -> None:
         wait_for(folder.output.exists)
@@ -489,7 +489,6 @@ def test_slots_are_tried(tmp_path: Path) -> None:
         "runtime.compile=true",
         "device=cpu",
         f"runs_dir={tmp_path}",
-        f"data_root={tmp_path}",
     )
     folder = RunFolder.of(cfg)
     folder.plan(cfg)
