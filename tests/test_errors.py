@@ -17,7 +17,6 @@ from data_files import write_cifar10, write_tiny_imagenet
 from omegaconf import DictConfig, OmegaConf
 from processes import Ended, command, few_digits, launch, limit_files, signal_after, train, with_few_digits
 
-from dl2pa import errors
 from dl2pa.errors import UserError
 from dl2pa.folder import RunFolder
 from dl2pa.predict import load
@@ -312,15 +311,6 @@ def test_full_error_shows_the_traceback(tmp_path: Path) -> None:
         ended = command(*words, cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
         assert ended.code == 1
         assert "Traceback (most recent call last)" in ended.said
-
-
-def test_an_interrupt_that_nobody_listens_to_is_a_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    with pytest.raises(SystemExit, match="130"), errors.told():
-        signal.raise_signal(signal.SIGINT)
-    assert capsys.readouterr().err == "interrupted; a run that had begun goes on from its last checkpoint\n"
 
 
 # -- sweeps

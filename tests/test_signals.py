@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dl2pa import errors
 from dl2pa.signals import listening
 
 NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -48,3 +49,12 @@ def test_a_closed_terminal_does_not_stop_what_was_started_with_nohup(former: dic
     with listening() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop
+
+
+def test_an_interrupt_that_nobody_listens_to_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit, match="130"), errors.told():
+        signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == "interrupted; a run that had begun goes on from its last checkpoint\n"
