@@ -66,7 +66,7 @@ def test_a_runs_first_step_needs_no_library_of_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_run_that_compiles_nothing_needs_no_compiler(optimizer: str, tmp_path: Path) -> None:
     """torch imports torch._dynamo for optimizers and for the counting of FLOPs; that takes longer than torch itself."""
-    words = ["device=cpu", "max_steps=2", f"optimizer={optimizer}", f"runs_dir={tmp_path}"]
+    words = ["device=cpu", "max_steps=2", f"optimizer={optimizer}", f"runs_dir={tmp_path}", f"data_root={tmp_path}"]
     found = modules_after(
         f"from composing import compose_config\nfrom dl2pa.run import run\nrun(compose_config(*{words}))"
     )

@@ -340,7 +340,7 @@ def test_image_files_and_a_stop_in_an_evaluation(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["launch", "run"])
 def test_ranks_that_torchrun_starts(tmp_path: Path, program: str) -> None:
-    words = [*OWN, "max_steps=2", f"runs_dir={tmp_path / 'runs'}", "runtime.ddp=true"]
+    words = [*OWN, "max_steps=2", f"runs_dir={tmp_path / 'runs'}", f"data_root={tmp_path / 'data'}", "runtime.ddp=true"]
     what = [str(LAUNCH), *words] if program == "launch" else ["-m", "dl2pa", "run", str(planned(*words).path)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*torchrun, *what], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
