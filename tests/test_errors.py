@@ -401,8 +401,7 @@ def test_any_number_of_images_can_be_cut_into_batches_of_two(tmp_path: Path, ima
 
 
 def places(root: Path) -> list[str]:
-    own = ["epochs=2", "batch_size=40", "runtime.threads=1", "device=cpu"]
-    return [*own, f"runs_dir={root / 'runs'}"]
+    return ["epochs=2", "batch_size=40", "runtime.threads=1", "device=cpu", f"runs_dir={root / 'runs'}"]
 
 
 @pytest.fixture

@@ -52,8 +52,7 @@ def few_steps(root: Path, *words: str) -> DictConfig:
     """Digits in batches of 40: three steps an epoch with ``few_digits``."""
     moving = [] if {"method=psc", "method=dnc"} & set(words) else ["assignment.freeze_after=1"]
     fixed = ["epochs=3", "batch_size=40", "runtime.threads=1", "device=cpu", *moving]
-    places = [f"runs_dir={root / 'runs'}"]
-    return compose_config(*fixed, *places, *words)
+    return compose_config(*fixed, f"runs_dir={root / 'runs'}", *words)
 
 
 def only_folder(root: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dl2pa.config import Config
 from dl2pa.errors import UserError
 from dl2pa.prototypes.kinds import KINDS, Options, check, check_fit, check_option, options_of
 
@@ -37,7 +38,7 @@ class PrototypesCommand:
     word_weight: float = _DEFAULT.word_weight
     reduce: str = _DEFAULT.reduce
     out: str | None = None
-    data_root: str = "${oc.env:DL2PA_DATA_ROOT,data}"
+    data_root: str = Config.data_root
 
 
 def main(arguments: Sequence[str]) -> None:
