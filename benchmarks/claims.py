@@ -85,12 +85,13 @@ PAIRS["fast_longer_cifar10_lt"] = [
     )
 ]
 PAIRS["fast_longer_cifar100_lt"] = []  # a single row
-# The assignment on the same prototypes, the prototypes under the same assignment, and how often to match.
+# The assignment on the same prototypes (hpn has separated ones, static), the prototypes under the same assignment, and how often to match.
 PAIRS["fast_assignment"] = [
+    ("dl2pa prototypes=separation assignment=hungarian", "hpn"),
     *((f"dl2pa prototypes={p} assignment=hungarian", f"dl2pa prototypes={p} assignment=static")
-      for p in ("separation", "uniform_readme", "exact")),
-    *((f"dl2pa prototypes=exact assignment={a}", f"dl2pa prototypes=separation assignment={a}")
-      for a in ("static", "hungarian")),
+      for p in ("uniform_readme", "exact")),
+    ("dl2pa prototypes=exact assignment=static", "hpn"),
+    ("dl2pa prototypes=exact assignment=hungarian", "dl2pa prototypes=separation assignment=hungarian"),
     *((f"dl2pa {often}", "dl2pa prototypes=exact assignment=hungarian")
       for often in (
           "assignment.every=step assignment.statistic=queue assignment.freeze_after=1.0",
