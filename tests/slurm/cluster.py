@@ -45,7 +45,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_continue
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-MaxArraySize=11
+MaxArraySize=6
 KillWait=10
 SlurmdTimeout=10
 SlurmctldTimeout=10

@@ -14,7 +14,7 @@ from cluster import MEMORY_LIMITS, Cluster, missing, started
 from faults import environment
 from filelock import FileLock
 from kills import bits
-from processes import LAUNCH, SECONDS, Ended, command, python, wait_for
+from processes import LAUNCH, SECONDS, Ended, launch, python, wait_for
 
 from dl2pa.folder import RunFolder, State
 from dl2pa.sweep import slurm
@@ -60,33 +60,32 @@ def seeds(runs_dir: Path) -> dict[int, RunFolder]:
 
 def undisturbed(folder: Path, *words: str) -> RunFolder:
     """The run that launch.py trains here, in one go, with these words."""
-    folder.mkdir()
-    ended = command("runtime.threads=1", "device=cpu", *words, cwd=folder)
+    ended = launch("runtime.threads=1", "device=cpu", *words, cwd=folder).end()
     assert ended.code == 0, ended.said
     (found,) = RunFolder.below(folder / "runs")
     return found
 
 
 def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve runs on four GPUs: one raises, one dies without a word, one is cancelled, one queued again by hand."""
+    """Seven runs on four GPUs: one raises, one dies without a word, one is cancelled, one queued again by hand."""
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     slow = "import time; time.sleep(.05)"
     faults = environment(
         tmp_path / "faults",
         {"-s0-": "1 / (3 - step)", "-s1-": "import os; step == 3 and os._exit(7)", "-s2-": slow, "-s3-": slow},
     )
-    words = ("dataset=digits_lt", "imbalance=0.1", "seed=range(12)", "epochs=3", *WORDS, *SMALL)
+    words = ("dataset=digits_lt", "imbalance=0.1", "seed=range(7)", "epochs=3", *WORDS, *SMALL)
     ended = dl2pa(cluster, tmp_path, "-m", *words, faults=faults)
     assert ended.code == 0, ended.said
-    assert "12 runs, 0 finished, 12 to run" in ended.said
+    assert "7 runs, 0 finished, 7 to run" in ended.said
     runs = seeds(tmp_path / "runs")
-    assert len(cluster.states()) == 12, "chunked under MaxArraySize=11"
+    assert len(cluster.states()) == 7, "chunked under MaxArraySize=6"
     assert {re.sub(r"_\d+$", "", str(folder.job())) for folder in runs.values()} == {
         re.sub(r"_\d+$", "", job) for job in cluster.states()
     }
     again = dl2pa(cluster, tmp_path, "-m", *words, faults=faults)
-    assert "0 to run, 12 queued or running already" in again.said, again.said
-    assert len(cluster.states()) == 12
+    assert "0 to run, 7 queued or running already" in again.said, again.said
+    assert len(cluster.states()) == 7
 
     wait_for(lambda: all(runs[seed].state(slurm.queue()) is State.running for seed in (2, 3)))
     assert "running" in dl2pa(cluster, tmp_path, "status", "runs").said
@@ -102,13 +101,13 @@ def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, m
     wait_for(ended_all)
     queue = slurm.queue()
     states = {seed: folder.state(queue) for seed, folder in runs.items()}
-    assert states == {0: State.failed, 1: State.lost, 2: State.lost} | {seed: State.finished for seed in range(3, 12)}
+    assert states == {0: State.failed, 1: State.lost, 2: State.lost} | {seed: State.finished for seed in range(3, 7)}
     wait_for(lambda: not cluster.ask("squeue", "-h"))  # SLURM takes a moment more than the run
     by_slurm = {seed: cluster.states()[str(folder.job())] for seed, folder in runs.items()}
-    assert by_slurm == {0: "FAILED", 1: "FAILED", 2: "CANCELLED"} | {seed: "COMPLETED" for seed in range(3, 12)}
+    assert by_slurm == {0: "FAILED", 1: "FAILED", 2: "CANCELLED"} | {seed: "COMPLETED" for seed in range(3, 7)}
     assert runs[3].attempts() == 2
     said = dl2pa(cluster, tmp_path, "status", "runs").said
-    assert "12 runs: 9 finished, 1 failed, 2 lost" in said
+    assert "7 runs: 4 finished, 1 failed, 2 lost" in said
     assert "division by zero" in said
 
     retried = dl2pa(cluster, tmp_path, "retry", "--failed", "runs")  # without the faults
@@ -285,7 +284,7 @@ def test_cancel_and_wait(cluster: Cluster, tmp_path: Path) -> None:
     """cancel forgets the jobs: what is left is planned; the same command with wait=true goes on and comes back, though
     SLURM does not always answer."""
     faults = environment(tmp_path / "faults", {"dl2pa-d4": "import time; time.sleep(.05)"})
-    words = ("seed=range(6)", "epochs=2", *WORDS, *SMALL)
+    words = ("seed=range(5)", "epochs=2", *WORDS, *SMALL)
     assert dl2pa(cluster, tmp_path, "-m", *words, faults=faults).code == 0
     runs = seeds(tmp_path / "runs")
     wait_for(lambda: any(folder.attempts() for folder in runs.values()))
@@ -308,7 +307,7 @@ n=$(wc -l < {asked})
     assert ended.said.count("squeue: slurm_load_jobs error: Socket timed out; asking again for 5 minutes") == 1
     times = [float(line) for line in asked.read_text().split()]
     assert all(later - earlier >= 4.5 for earlier, later in pairwise(times[:-1])), "the last is for the outcomes"
-    assert [folder.state() for folder in runs.values()] == [State.finished] * 6
+    assert [folder.state() for folder in runs.values()] == [State.finished] * 5
 
 
 def test_one_of_two_runs_in_a_task_fails(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,10 +440,10 @@ def test_a_refusal_half_way(cluster: Cluster, tmp_path: Path) -> None:
         f"""[ -e {asked} ] && {{ echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }}
 touch {asked}""",
     )
-    words = ("-m", "seed=range(13)", "epochs=1", *WORDS, *SMALL)
+    words = ("-m", "seed=range(8)", "epochs=1", *WORDS, *SMALL)
     ended = dl2pa(cluster, tmp_path, *words, faults=refusing)
     assert ended.code == 1
-    assert "QOSMaxSubmitJobPerUserLimit (11 of 13 runs are submitted)" in ended.said
+    assert "QOSMaxSubmitJobPerUserLimit (6 of 8 runs are submitted)" in ended.said
     jobs = {folder.job() for folder in RunFolder.below(tmp_path / "runs")}
     assert jobs == {*cluster.states(), None}
     again = dl2pa(cluster, tmp_path, *words)

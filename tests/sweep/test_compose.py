@@ -1,8 +1,8 @@
 """Composing once per set of group choices gives what composing every job gives."""
 
 import pytest
-from composing import compose_config
-from omegaconf import OmegaConf
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
 
 from dl2pa.errors import UserError
 from dl2pa.identity import run_name
@@ -26,12 +26,17 @@ def composed(jobs: list[list[str]]) -> list[object]:
         return [composer(words) for words in jobs]
 
 
+def composed_by_hydra(words: list[str]) -> DictConfig:
+    with composing():
+        return compose("config", overrides=words)
+
+
 @pytest.mark.parametrize("sweep", [read("k8"), CROSSED], ids=["k8", "crossed"])
 def test_every_job_is_what_launch_runs(sweep: Sweep) -> None:
     jobs = expand(sweep)
     assert len({tuple(words) for words in jobs}) == len(jobs) >= 10
     for words, cfg in zip(jobs, composed(jobs), strict=True):
-        full = compose_config(*words)
+        full = composed_by_hydra(words)
         for resolve in (False, True):
             assert OmegaConf.to_container(cfg, resolve=resolve) == OmegaConf.to_container(full, resolve=resolve)
         assert run_name(cfg) == run_name(full)
