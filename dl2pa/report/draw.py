@@ -11,7 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from dl2pa.report.figures import WORDS, Figure, Series
 
@@ -78,6 +78,9 @@ def _scatter(axes: Axes, figure: Figure, style: Mapping[str, tuple[str, str]]) -
         axes.plot(series.x, series.y, label=series.label, color=colour, marker=marker, markersize=4, linestyle="none")
     if figure.log_x:
         axes.set_xscale("log")
+        values = [x for series in figure.series for x in series.x]
+        if max(values) < 10 * min(values):  # within a decade the labels of its minor ticks touch
+            axes.xaxis.set(major_locator=MaxNLocator(6), major_formatter=ScalarFormatter(), minor_locator=NullLocator())
     axes.grid(alpha=0.25)
 
 
