@@ -85,7 +85,8 @@ PAIRS["fast_longer_cifar10_lt"] = [
     )
 ]
 PAIRS["fast_longer_cifar100_lt"] = []  # a single row
-# The assignment on the same prototypes (hpn has separated ones, static), the prototypes under the same assignment, and how often to match.
+# The assignment on the same prototypes (hpn has separated ones, static), the prototypes under the same assignment, and
+# how often to match.
 PAIRS["fast_assignment"] = [
     ("dl2pa prototypes=separation assignment=hungarian", "hpn"),
     *((f"dl2pa prototypes={p} assignment=hungarian", f"dl2pa prototypes={p} assignment=static")

@@ -291,7 +291,10 @@ def test_combination(words: str, message: str) -> None:
         ("dataset=nope", ["Could not find 'dataset/nope'", "cifar10_lt", "digits"]),
         ("--help dataset=nope", ["Could not find 'dataset/nope'", "cifar10_lt", "digits"]),
         ("optimizer.learning_rate=1", ["optimizer.learning_rate", "Key 'learning_rate' not in 'OptimizerConfig'"]),
-        ("+optimizer.weigth_decay=0.5", ["optimizer.weigth_decay=0.5: no such key; python launch.py --help lists them"]),
+        (
+            "+optimizer.weigth_decay=0.5",
+            ["optimizer.weigth_decay=0.5: no such key; python launch.py --help lists them"],
+        ),
         ("epochs=many", ["epochs=many", "'many' of type 'str' could not be converted to Integer"]),
         ("precision=fp8", ["precision=fp8", "expected one of [auto, fp32, bf16]"]),
         ("dataset=cifar10_lt imbalance=2", ["imbalance=2.0 is not legal: use a number over 0 up to 1"]),

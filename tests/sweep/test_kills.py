@@ -8,4 +8,4 @@ from kills import check
 
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    assert "every run came to the same bits" in check(tmp_path, kills=8, seed=0)
+    assert "every run came to the same bits" in check(tmp_path, kills=5, seed=0)
