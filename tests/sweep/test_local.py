@@ -70,6 +70,16 @@ def at_work(tmp_path: Path, *seeds: int) -> bool:
     return False
 
 
+def delete(path: Path) -> None:
+    """``rm -rf`` of a folder into which a process may be writing just then: again, until it is gone."""
+
+    def gone() -> bool:
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
+
+    wait_for(gone)
+
+
 @pytest.mark.slow
 def test_one_that_raises_one_that_dies_and_one_that_works(tmp_path: Path) -> None:
     faults = {"-s0-": "1 / (3 - step)", "-s1-": "import os; step == 3 and os._exit(7)"}
@@ -275,7 +285,7 @@ def test_a_run_whose_folder_is_deleted_under_it(tmp_path: Path) -> None:
     process = start(tmp_path, "seed=0,1,2", "epochs=2", "prototypes=simplex", "dimension=9", env=slow)
     wait_for(lambda: at_work(tmp_path, 0, 1))
     runs = folders(tmp_path)
-    shutil.rmtree(runs[0].path)
+    delete(runs[0].path)
     said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, said
     assert f"{runs[0].run_id}: stopped, or deleted, before it finished" in said, said
