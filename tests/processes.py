@@ -104,6 +104,14 @@ def launch(*words: str, cwd: Path, before: Callable[[], None] | None = None) -> 
     return _start(partial(_launch, words), cwd, before)
 
 
+def undisturbed(folder: Path, *words: str) -> RunFolder:
+    """The run that launch.py trains here, in one go, with these words."""
+    ended = launch("runtime.threads=1", "device=cpu", *words, cwd=folder).end()
+    assert ended.code == 0, ended.said
+    (found,) = RunFolder.below(folder / "runs")
+    return found
+
+
 def train(cfg: DictConfig, cwd: Path, before: Callable[[], None] | None = None) -> Child:
     """run(cfg) in a child that calls ``before`` first."""
     return _start(partial(_train, cfg), cwd, before)

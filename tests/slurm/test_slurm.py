@@ -14,7 +14,7 @@ from cluster import MEMORY_LIMITS, Cluster, missing, started
 from faults import environment
 from filelock import FileLock
 from kills import bits
-from processes import LAUNCH, SECONDS, Ended, launch, python, wait_for
+from processes import LAUNCH, SECONDS, Ended, python, undisturbed, wait_for
 
 from dl2pa.folder import RunFolder, State
 from dl2pa.sweep import slurm
@@ -56,14 +56,6 @@ def standing_in(folder: Path, command: str, before: str) -> dict[str, str]:
 
 def seeds(runs_dir: Path) -> dict[int, RunFolder]:
     return {int(re.search(r"-s(\d+)-", folder.run_id)[1]): folder for folder in RunFolder.below(runs_dir)}  # type: ignore[index]
-
-
-def undisturbed(folder: Path, *words: str) -> RunFolder:
-    """The run that launch.py trains here, in one go, with these words."""
-    ended = launch("runtime.threads=1", "device=cpu", *words, cwd=folder).end()
-    assert ended.code == 0, ended.said
-    (found,) = RunFolder.below(folder / "runs")
-    return found
 
 
 def test_a_sweep_of_which_some_runs_go_wrong(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

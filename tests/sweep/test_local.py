@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import processes
 import psutil
 import pytest
 from composing import compose_config
 from faults import environment
 from kills import bits
-from processes import LAUNCH, SECONDS, Ended, command, planned, python, wait_for
+from processes import LAUNCH, SECONDS, Ended, command, planned, python, undisturbed, wait_for
 
 from dl2pa import lease
 from dl2pa.errors import Stopped, UserError
@@ -104,11 +103,11 @@ def test_one_that_raises_one_that_dies_and_one_that_works(tmp_path: Path) -> Non
     assert "dl2pa on digits" in said
     assert "ZeroDivisionError: division by zero" in said
 
-    undisturbed = bits(by_seed[2])
+    before = bits(by_seed[2])
     again = verb(tmp_path, "retry", "--failed", "runs")
     assert again.code == 0, again.said
     assert [folder.state() for folder in folders(tmp_path).values()] == [State.finished] * 3
-    assert bits(by_seed[2]) == undisturbed, "what was finished is left alone"
+    assert bits(by_seed[2]) == before, "what was finished is left alone"
     assert verb(tmp_path, "retry", "--failed", "runs").said == "no run has failed or was lost\n"
 
 
@@ -131,14 +130,7 @@ def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
     assert ended.code == 0, ended.said
     assert "going on at epoch" in verb(tmp_path, "logs", str(by_seed[0].path)).said
     for seed in (0, 1, 2):
-        alone = processes.launch(
-            "runtime.threads=1", "device=cpu", f"seed={seed}", words[1], cwd=tmp_path / "other"
-        ).end()
-        assert alone.code == 0, alone.said
-    undisturbed = folders(tmp_path / "other")
-    assert {seed: bits(folder) for seed, folder in by_seed.items()} == {
-        seed: bits(folder) for seed, folder in undisturbed.items()
-    }
+        assert bits(by_seed[seed]) == bits(undisturbed(tmp_path / f"alone{seed}", f"seed={seed}", words[1]))
 
 
 @pytest.mark.slow
