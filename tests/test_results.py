@@ -13,7 +13,8 @@ from scipy.stats import ttest_ind
 
 from dl2pa import config
 from dl2pa.folder import RunFolder
-from dl2pa.report import command
+from dl2pa.report import command, figures
+from dl2pa.report.collect import collect
 
 RUNS = ROOT / "results" / "runs"
 REPORT = ROOT / "results" / "report"
@@ -57,6 +58,13 @@ def test_the_tables_are_those_of_the_kept_runs(tmp_path: Path) -> None:
     command.main([str(RUNS), "--out", str(tmp_path), "figures=false"])
     for name in TABLES:
         assert (tmp_path / name).read_bytes() == (REPORT / name).read_bytes(), f"{name}: make the report anew"
+
+
+def test_every_figure_of_the_kept_runs_has_a_name_that_a_file_can_have() -> None:
+    """Labels are long where rows differ in many keys."""
+    names = [figure.name for figure in figures.figures(collect([RUNS]))]
+    assert len(set(names)) == len(names) > 30
+    assert max(len(f"{name}.png".encode()) for name in names) <= 255
 
 
 def test_the_claims_have_the_kept_runs_numbers() -> None:

@@ -1,5 +1,6 @@
 """What the figures show, as data; draw.py makes pictures of it, and page.py plots that answer to the pointer."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -208,4 +209,6 @@ def prototypes(cell: Cell) -> Figure | None:
 
 
 def _word(label: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in ".-_=" else "_" for sign in label)
+    """As part of a file name; a long one is cut, and told from others by a checksum, as names end at 255 bytes."""
+    word = "".join(sign if sign.isalnum() or sign in ".-_=" else "_" for sign in label)
+    return word if len(word) <= 120 else f"{word[:111]}-{zlib.crc32(label.encode()):08x}"
