@@ -34,7 +34,7 @@ def draw(
     tall = min(12.0, max(3.2, 0.16 * len(figure.rows)))
     drawn, axes = plt.subplots(figsize=(6.4, tall if figure.kind == "map" else 4.0))
     {"line": _line, "bar": _bar, "scatter": _scatter, "points": _points, "map": _map}[figure.kind](axes, figure, style)
-    axes.set(title=figure.title, xlabel=figure.x, ylabel=figure.y)
+    axes.set(title=textwrap.fill(figure.title, 75), xlabel=figure.x, ylabel=figure.y)  # as wide as the axes
     axes.title.set_fontsize(10)
     if figure.kind != "map" and len(figure.series) > 1:
         handles, labels = axes.get_legend_handles_labels()
