@@ -4,6 +4,7 @@ plotly.js (5 MB, in the page) draws: values under the pointer, zoom and rows tha
 """
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from dl2pa.report.draw import MARKERS
@@ -17,7 +18,7 @@ th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; 
 th:first-child, td:first-child { text-align: left; white-space: normal; }
 th { cursor: pointer; border-bottom: 2px solid #888; } th[data-way="1"]::after { content: " ▲"; }
 th[data-way="-1"]::after { content: " ▼"; } .wide { overflow-x: auto; } .plot { height: 430px; margin-bottom: 1.5em; }
-ul { color: #555; font-size: 13px; }
+ul { color: #555; font-size: 13px; } h3 { font-size: 16px; font-weight: normal; margin: 0; }
 """
 # Sorts by data-value, which is the mean, or by the text of the first column; what is empty comes last either way.
 _SORT = """
@@ -81,7 +82,7 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
     else:
         traces = [_trace(series, figure, *style[series.label]) for series in figure.series]
     drawn = go.Figure(traces)
-    drawn.update_layout(title=figure.title, template="simple_white", xaxis_title=figure.x, yaxis_title=figure.y)
+    drawn.update_layout(margin_t=30, template="simple_white", xaxis_title=figure.x, yaxis_title=figure.y)
     if figure.kind == "map":
         drawn.update_layout(yaxis={"type": "category", "autorange": "reversed"}, xaxis={"type": "category"})
     elif figure.log_x:
@@ -93,7 +94,7 @@ def _plot(figure: Figure, style: Mapping[str, tuple[str, str]]) -> str:
     elif figure.kind == "line":
         drawn.update_xaxes(dtick=max(1, max(len(series.x) for series in figure.series) // 10))  # whole epochs
     inner = drawn.to_html(full_html=False, include_plotlyjs=False, div_id=figure.name, config={"displaylogo": False})
-    return f"<div class=plot>{inner}</div>"
+    return f"<h3>{html.escape(figure.title)}</h3><div class=plot>{inner}</div>"
 
 
 # matplotlib's markers as plotly names them; bars of a second round of colours are hatched.
@@ -113,17 +114,18 @@ def _trace(series: Series, figure: Figure, colour: str, marker: str) -> "object"
             series.text or [""] * len(series.y), series.deviation or [None] * len(series.y), strict=True
         )
     ]
+    name = "<br>".join(textwrap.wrap(series.label, 50))  # a long legend takes its room from the plot
     hover = f"{series.label}<br>{figure.x} %{{x}}<br>{figure.y} %{{y:.2f}}<br>%{{text}}<extra></extra>"
     if figure.kind == "bar":
         return go.Bar(
-            x=series.x, y=series.y, error_y=bars, name=series.label, hovertext=words,
+            x=series.x, y=series.y, error_y=bars, name=name, hovertext=words,
             marker={"color": colour, "pattern": {"shape": "" if marker == MARKERS[0] else "/"}},
             hovertemplate=hover.replace("%{text}", "%{hovertext}"),
         )  # fmt: skip
     worded = figure.kind == "points" and len(words) <= WORDS
     mode = "markers+text" if worded else "lines+markers" if figure.kind == "line" else "markers"
     return go.Scatter(
-        x=series.x, y=series.y, error_y=bars, name=series.label, mode=mode, text=words, hovertemplate=hover,
+        x=series.x, y=series.y, error_y=bars, name=name, mode=mode, text=words, hovertemplate=hover,
         marker={"color": colour, "symbol": _SYMBOLS[marker], "size": 7}, textposition="top center",
         cliponaxis=not worded,
     )  # fmt: skip
